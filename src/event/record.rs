@@ -1,0 +1,207 @@
+//! The records of the output topics, field for field as in `schemas/*.avsc`. They derive serde because JSON with the
+//! same field names is one of their two public encodings.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::names::named;
+use super::{Millis, Scope};
+
+named! {
+    /// What is to be done. The order is not the order of strength: see [`Action::strength`].
+    Action default None {
+        None = "NONE", Notify = "NOTIFY", Throttle = "THROTTLE", Challenge = "CHALLENGE", Block = "BLOCK",
+        StepUp = "STEP_UP", LockAccount = "LOCK_ACCOUNT", RevokeSessions = "REVOKE_SESSIONS",
+    }
+}
+named! {
+    /// SHADOW: recorded and counted, never enforced.
+    Mode default Shadow { Live = "LIVE", Shadow = "SHADOW" }
+}
+named! {
+    Severity default Info { Info = "INFO", Low = "LOW", Medium = "MEDIUM", High = "HIGH", Critical = "CRITICAL" }
+}
+named! {
+    /// Whether a tenant is under attack.
+    AttackState default Calm { Calm = "CALM", Elevated = "ELEVATED", Attack = "ATTACK" }
+}
+named! {
+    /// Whom the login page should challenge before it checks the password.
+    ChallengePolicy default Nobody {
+        Nobody = "NOBODY", AttackedTraits = "ATTACKED_TRAITS", UnknownPairs = "UNKNOWN_PAIRS", Everybody = "EVERYBODY",
+    }
+}
+named! {
+    IncidentKind default Other {
+        Other = "OTHER", CredentialStuffing = "CREDENTIAL_STUFFING", PasswordSpraying = "PASSWORD_SPRAYING",
+        AccountGuessing = "ACCOUNT_GUESSING", Enumeration = "ENUMERATION", ProductFault = "PRODUCT_FAULT",
+        AuthOutage = "AUTH_OUTAGE",
+    }
+}
+named! { IncidentState default Open { Open = "OPEN", Closed = "CLOSED" } }
+named! {
+    Disposition default Undetermined {
+        Undetermined = "UNDETERMINED", Confirmed = "CONFIRMED", FalsePositive = "FALSE_POSITIVE",
+    }
+}
+
+impl Action {
+    /// Which of two actions on one entity shows: the larger. Distinct for every action.
+    #[must_use]
+    pub const fn strength(self) -> u8 {
+        match self {
+            Action::None => 0,
+            Action::Notify => 1,
+            Action::Throttle => 2,
+            Action::Challenge => 3,
+            Action::StepUp => 4,
+            Action::Block => 5,
+            Action::RevokeSessions => 6,
+            Action::LockAccount => 7,
+        }
+    }
+
+    /// Whether it restricts anybody, and so belongs on the blocklist.
+    #[must_use]
+    pub const fn restricts(self) -> bool {
+        self.strength() > Action::Notify.strength()
+    }
+}
+
+/// What a playbook found, about whom, on what evidence, and what is to be done until when.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    pub verdict_id: String,
+    pub tenant: String,
+    pub occurred_at: Millis,
+    pub playbook: String,
+    pub playbook_version: i32,
+    pub mode: Mode,
+    pub finding: String,
+    pub severity: Severity,
+    pub confidence: f64,
+    pub scope: Scope,
+    pub value: String,
+    pub action: Action,
+    pub until: Option<Millis>,
+    pub window_start: Millis,
+    pub window_end: Millis,
+    pub measures: BTreeMap<String, f64>,
+    pub explanation: String,
+    pub contributions: BTreeMap<String, f64>,
+    pub related: Vec<Related>,
+    pub evidence: Vec<String>,
+    pub tags: Vec<String>,
+    pub incident_id: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Related {
+    pub scope: Scope,
+    pub value: String,
+}
+
+/// One active restriction; a null value on the topic lifts it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlocklistEntry {
+    pub tenant: String,
+    pub scope: Scope,
+    pub value: String,
+    pub action: Action,
+    pub since: Millis,
+    pub until: Option<Millis>,
+    pub generation: i64,
+    pub reason: String,
+    pub playbook: Option<String>,
+    pub verdict_id: Option<String>,
+    pub incident_id: Option<String>,
+    pub actor: Option<String>,
+}
+
+/// What the login page needs before it checks a password.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttackStatus {
+    pub tenant: String,
+    pub state: AttackState,
+    pub since: Millis,
+    pub updated_at: Millis,
+    pub expires_at: Millis,
+    pub challenge: ChallengePolicy,
+    pub bad_to_good: f64,
+    pub attempts_per_second: f64,
+    pub failure_share: f64,
+    pub usual_failure_share: f64,
+    pub traits: Vec<Trait>,
+    pub incident_id: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trait {
+    pub feature: String,
+    pub value: String,
+    pub lift: f64,
+    pub share: f64,
+}
+
+/// One attack from its first attempt to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incident {
+    pub incident_id: String,
+    pub tenant: String,
+    pub kind: IncidentKind,
+    pub state: IncidentState,
+    pub severity: Severity,
+    pub started_at: Millis,
+    pub updated_at: Millis,
+    pub ended_at: Option<Millis>,
+    pub summary: String,
+    pub attempts: i64,
+    pub failures: i64,
+    pub stopped_at_edge: i64,
+    pub sources: i64,
+    pub accounts_targeted: i64,
+    pub accounts_unknown: i64,
+    pub blocked: i64,
+    pub compromised: Vec<Compromise>,
+    pub top_networks: Vec<Counted>,
+    pub top_countries: Vec<Counted>,
+    pub top_user_agents: Vec<Counted>,
+    pub playbooks: Vec<String>,
+    pub disposition: Disposition,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compromise {
+    pub account: String,
+    pub source_ip: String,
+    pub at: Millis,
+    pub flagged_at: Millis,
+    pub event_id: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    pub value: String,
+    pub attempts: i64,
+}
+
+/// Who is never restricted. On the topic `exemptions`, and in `topology/exemptions.yaml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exemption {
+    /// Empty in the file: every tenant.
+    #[serde(default)]
+    pub tenant: String,
+    pub scope: Scope,
+    pub value: String,
+    #[serde(default)]
+    pub since: Millis,
+    #[serde(default)]
+    pub until: Option<Millis>,
+    #[serde(default)]
+    pub reason: String,
+    #[serde(default)]
+    pub actor: Option<String>,
+    #[serde(default)]
+    pub generation: i64,
+}

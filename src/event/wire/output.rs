@@ -1,0 +1,105 @@
+//! Records of the output topics as JSON or Avro in Confluent wire format; the same field names either way.
+
+use apache_avro::Schema;
+use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::writer::datum::GenericDatumWriter;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::event::{Reason, Reject};
+
+/// How output records are encoded (`format` in the settings).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// JSON with the contract's field names.
+    #[default]
+    Json,
+    /// Avro behind a zero byte and a big-endian schema id.
+    Avro,
+}
+
+/// Ids under which the output schemas are known, by record. Without a registry these are the fixed ones of
+/// [`SchemaIds::default`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SchemaIds {
+    pub verdict: u32,
+    pub blocklist_entry: u32,
+    pub attack_status: u32,
+    pub incident: u32,
+}
+
+impl Default for SchemaIds {
+    fn default() -> Self {
+        SchemaIds { verdict: 2, blocklist_entry: 3, attack_status: 4, incident: 5 }
+    }
+}
+
+/// The bundled schema of every output record, with what it is called in a registry.
+pub const OUTPUT_SCHEMAS: [(&str, &str); 4] = [
+    ("verdicts", include_str!("../../../schemas/verdict.avsc")),
+    ("blocklist", include_str!("../../../schemas/blocklist-entry.avsc")),
+    ("attack-status", include_str!("../../../schemas/attack-status.avsc")),
+    ("incidents", include_str!("../../../schemas/incident.avsc")),
+];
+
+/// Writes output records.
+#[derive(Debug)]
+pub struct Encoder {
+    format: Format,
+    ids: [u32; 4],
+    schemas: [Schema; 4],
+}
+
+impl Encoder {
+    /// An encoder over the bundled schemas.
+    ///
+    /// # Errors
+    /// A bundled schema does not parse: the build is broken.
+    pub fn new(format: Format, ids: SchemaIds) -> Result<Self, Reject> {
+        let parse = |i: usize| {
+            Schema::parse_str(OUTPUT_SCHEMAS[i].1).map_err(|e| Reject::new(Reason::BrokenAvro, e.to_string()))
+        };
+        Ok(Encoder {
+            format,
+            ids: [ids.verdict, ids.blocklist_entry, ids.attack_status, ids.incident],
+            schemas: [parse(0)?, parse(1)?, parse(2)?, parse(3)?],
+        })
+    }
+
+    /// Encodes a record of the topic `topic` (its name without prefix, as in [`OUTPUT_SCHEMAS`]).
+    ///
+    /// # Errors
+    /// The record does not fit its schema: a defect of this build.
+    pub fn encode<T: Serialize>(&self, topic: &str, record: &T) -> Result<Vec<u8>, Reject> {
+        let broken = |e: &dyn std::fmt::Display| Reject::new(Reason::Malformed, format!("{topic}: {e}"));
+        match self.format {
+            Format::Json => serde_json::to_vec(record).map_err(|e| broken(&e)),
+            Format::Avro => {
+                let at = OUTPUT_SCHEMAS.iter().position(|(name, _)| *name == topic);
+                let at = at.ok_or_else(|| broken(&"no such output"))?;
+                let mut bytes = vec![0];
+                bytes.extend_from_slice(&self.ids[at].to_be_bytes());
+                let writer = GenericDatumWriter::builder(&self.schemas[at]).build().map_err(|e| broken(&e))?;
+                writer.write_ser(&mut bytes, record).map_err(|e| broken(&e))?;
+                Ok(bytes)
+            }
+        }
+    }
+}
+
+/// Decodes an output record in either encoding. An Avro record is read with the bundled schema of its topic: output
+/// schemas are fully compatible both ways, and a sink needs no registry.
+///
+/// # Errors
+/// The bytes are neither.
+pub fn decode_output<T: DeserializeOwned>(topic: &str, value: &[u8]) -> Result<T, Reject> {
+    let broken = |e: &dyn std::fmt::Display| Reject::new(Reason::Malformed, format!("{topic}: {e}"));
+    if value.first() != Some(&0) {
+        return serde_json::from_slice(value).map_err(|e| broken(&e));
+    }
+    let text = OUTPUT_SCHEMAS.iter().find(|(name, _)| *name == topic).ok_or_else(|| broken(&"no such output"))?.1;
+    let schema = Schema::parse_str(text).map_err(|e| broken(&e))?;
+    let reader = GenericDatumReader::builder(&schema).build().map_err(|e| broken(&e))?;
+    reader.read_deser(&mut value.get(5..).unwrap_or_default()).map_err(|e| broken(&e))
+}
