@@ -1,1 +1,16 @@
+//! Portcullis finds account-takeover attacks in login events on Kafka while they run, and stops them at the edge.
+//!
+//! Twelve rooms; a room uses only those above it, `app` alone knows all. `ARCHITECTURE.md` has the flow and the
+//! invariants.
+
 pub mod event;
+pub mod topology;
+pub mod window;
+pub mod detect;
+pub mod decide;
+pub mod engine;
+pub mod state;
+pub mod log;
+pub mod edge;
+pub mod ingest;
+pub mod app;

@@ -1,0 +1,1 @@
+//! Wires everything and decides nothing: commands, settings, telemetry, and the only clock.

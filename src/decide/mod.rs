@@ -1,0 +1,7 @@
+//! From a finding to a verdict and a claim: what is to be done, about whom, until when.
+
+mod standing;
+mod verdict;
+
+pub use standing::{CLAIMS_MAX, Change, Claim, Shown, Standing};
+pub use verdict::{Case, Decision, decide, verdict_id};

@@ -1,0 +1,135 @@
+//! What every step knows besides its input and its rows: the compiled topology, the hash key, the limits.
+
+use crate::detect::SurgeBounds;
+use crate::event::{Millis, Source};
+use crate::topology::{Exemptions, Plan};
+use crate::window::{HashKey, Hashed, Timing};
+
+/// Named limits and times of the engine.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    pub timing: Timing,
+    /// `occurred_at` this far ahead of arrival is a wrong clock and set to arrival.
+    pub ahead_max_ms: Millis,
+    /// Arrival may run this far ahead of intake's clock.
+    pub arrival_ahead_ms: Millis,
+    /// How long a success makes a pair known.
+    pub pair_memory_ms: Millis,
+    /// A success teaches a pair only after this long while the tenant is not CALM.
+    pub teach_delay_ms: Millis,
+    /// A good account has been known behind a source for at least this long.
+    pub good_age_ms: Millis,
+    /// Tenants that the settings do not name.
+    pub tenants_max: usize,
+    /// Neither failures nor stopped attempts stand out for this long: CALM.
+    pub calm_after_ms: Millis,
+    /// A status holds this long unless refreshed, so that a silent detector fails open.
+    pub status_ttl_ms: Millis,
+    pub surge: SurgeBounds,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const MINUTE: Millis = 60_000;
+        const DAY: Millis = 24 * 60 * MINUTE;
+        Limits {
+            timing: Timing { grace_ms: 5 * MINUTE, enforcement_ms: MINUTE },
+            ahead_max_ms: 5_000,
+            arrival_ahead_ms: 5_000,
+            pair_memory_ms: 30 * DAY,
+            teach_delay_ms: DAY,
+            good_age_ms: DAY,
+            tenants_max: 1_000,
+            calm_after_ms: 20 * MINUTE,
+            status_ttl_ms: 5 * MINUTE,
+            surge: SurgeBounds::default(),
+        }
+    }
+}
+
+/// Shared by all tasks; never changes while they run.
+#[derive(Debug, Clone)]
+pub struct Env {
+    pub plan: Plan,
+    /// From the file; the topic's come with the marks.
+    pub exemptions: Exemptions,
+    pub hash_key: HashKey,
+    pub limits: Limits,
+    /// Tenants that do not count against `tenants_max`.
+    pub tenants: Vec<String>,
+}
+
+/// Uses of the keyed hash, kept apart.
+mod domain {
+    pub(super) const ROUTE: u8 = 1;
+    pub(super) const ACCOUNT: u8 = 2;
+    pub(super) const SOURCE: u8 = 3;
+    pub(super) const PAIR: u8 = 4;
+    pub(super) const EVENT_ID: u8 = 5;
+    pub(super) const CONTENT: u8 = 6;
+    pub(super) const REPEAT: u8 = 7;
+}
+
+impl Env {
+    fn hash(&self, domain: u8, parts: &[&[u8]]) -> Hashed {
+        self.hash_key.hash(domain, parts)
+    }
+
+    /// Where all attempts of a network are processed.
+    #[must_use]
+    pub fn route_network(&self, tenant: &str, source: Source) -> Hashed {
+        self.hash(domain::ROUTE, &[tenant.as_bytes(), &source_bytes(source.network().first_source())])
+    }
+
+    /// Where all attempts on an account are processed.
+    #[must_use]
+    pub fn route_account(&self, tenant: &str, account: &str) -> Hashed {
+        self.hash(domain::ROUTE, &[tenant.as_bytes(), account.as_bytes(), b"account"])
+    }
+
+    #[must_use]
+    pub fn route_tenant(&self, tenant: &str) -> Hashed {
+        self.hash(domain::ROUTE, &[tenant.as_bytes()])
+    }
+
+    #[must_use]
+    pub fn account(&self, tenant: &str, account: &str) -> Hashed {
+        self.hash(domain::ACCOUNT, &[tenant.as_bytes(), account.as_bytes()])
+    }
+
+    #[must_use]
+    pub fn source(&self, source: Source) -> Hashed {
+        self.hash(domain::SOURCE, &[&source_bytes(source)])
+    }
+
+    #[must_use]
+    pub fn pair(&self, source: Source, account: Hashed) -> Hashed {
+        self.hash(domain::PAIR, &[&source_bytes(source), &account.to_be_bytes()])
+    }
+
+    #[must_use]
+    pub(super) fn event_id(&self, tenant: &str, source: Source, id: &str) -> Hashed {
+        self.hash(domain::EVENT_ID, &[tenant.as_bytes(), &source_bytes(source), id.as_bytes()])
+    }
+
+    #[must_use]
+    pub(super) fn content(&self, parts: &[&[u8]]) -> u32 {
+        self.hash(domain::CONTENT, parts) as u32
+    }
+
+    #[must_use]
+    pub(super) fn repeat(&self, account: Hashed, what: &[u8]) -> Hashed {
+        self.hash(domain::REPEAT, &[&account.to_be_bytes(), what])
+    }
+
+}
+
+fn source_bytes(source: Source) -> [u8; 9] {
+    let (kind, bits) = match source {
+        Source::V4(bits) => (4, u64::from(bits)),
+        Source::V6(bits) => (6, bits),
+    };
+    let mut bytes = [kind; 9];
+    bytes[1..].copy_from_slice(&bits.to_be_bytes());
+    bytes
+}

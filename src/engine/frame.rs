@@ -1,0 +1,197 @@
+//! Frames: what internal topics carry. One record holds many items for one partition.
+//!
+//! Layout: version byte, then per item its length (varint) and its bytes. The lengths make it possible to set one
+//! poison item aside and use the rest.
+
+use serde::{Deserialize, Serialize};
+
+use super::io::ControlChange;
+use crate::detect::SourceFacts;
+use crate::event::{Attempt, Entity, Millis, Reason, Reject, Source};
+use crate::window::Hashed;
+
+/// One item of a frame.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Item {
+    /// To source.
+    Attempt(Box<Attempt>),
+    /// To account.
+    Sourced(Box<Sourced>),
+    /// To account.
+    Note(Note),
+    /// To site.
+    Partial(Box<Partial>),
+    /// To every stage behind intake.
+    Mark(Mark),
+}
+
+/// An attempt with what its source's owner knows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sourced {
+    pub attempt: Attempt,
+    pub facts: SourceFacts,
+    /// A failure that repeats the same wrong password of the same pair.
+    pub repeat: bool,
+}
+
+/// A success that looks different now that its source is identified.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    pub tenant: Box<str>,
+    pub account: Box<str>,
+    pub source: Source,
+    pub event_id: Box<str>,
+    /// Event time of the success.
+    pub at: Millis,
+    /// The verdict against the source, and its stream time.
+    pub verdict_id: Box<str>,
+    pub known_at: Millis,
+    pub incident_id: Option<Box<str>>,
+}
+
+/// Time and control, in the log. `at`: arrival time up to which its sender has seen everything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    pub at: Millis,
+    pub changes: Vec<ControlChange>,
+}
+
+/// Sums of one task for one tenant since the last partial: never one record per attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Partial {
+    pub tenant: Box<str>,
+    /// Stream time of its first attempt; all of it lies within one second.
+    pub at: Millis,
+    pub attempts: u32,
+    pub failures: u32,
+    /// Failures on names that belong to nobody.
+    pub unknown: u32,
+    pub stopped: u32,
+    /// Keyed hashes behind the failures and stopped attempts; at most [`Partial::ATTEMPTS_MAX`] each.
+    pub sources: Vec<Hashed>,
+    pub accounts: Vec<Hashed>,
+    pub unknown_accounts: Vec<Hashed>,
+    /// Entities newly restricted, with the playbook.
+    pub blocked: Vec<(Entity, Box<str>)>,
+    pub compromised: Vec<Fallen>,
+}
+
+/// An account that fell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fallen {
+    pub account: Box<str>,
+    pub source: Source,
+    pub at: Millis,
+    pub flagged_at: Millis,
+    pub event_id: Box<str>,
+}
+
+impl Partial {
+    /// A partial is sent when it holds this many attempts, or when its second is over.
+    pub const ATTEMPTS_MAX: u32 = 64;
+
+    #[must_use]
+    pub fn new(tenant: &str, at: Millis) -> Self {
+        Partial { tenant: tenant.into(), at, ..Partial::default() }
+    }
+
+    /// Whether it must go before something of stream time `now` is added.
+    #[must_use]
+    pub fn is_due(&self, now: Millis) -> bool {
+        self.attempts + self.stopped >= Self::ATTEMPTS_MAX || now.div_euclid(1000) > self.at.div_euclid(1000)
+    }
+}
+
+const VERSION: u8 = 1;
+/// Largest frame that is written; the loop starts another one beyond it.
+pub const FRAME_BYTES_MAX: usize = 256 << 10;
+
+/// A frame under construction.
+#[derive(Debug, Default)]
+pub struct FrameWriter {
+    bytes: Vec<u8>,
+    items: usize,
+}
+
+impl FrameWriter {
+    /// Most items of one frame.
+    pub const ITEMS_MAX: usize = 100;
+
+    /// Appends an item.
+    pub fn push(&mut self, item: &Item) {
+        if self.bytes.is_empty() {
+            self.bytes.push(VERSION);
+        }
+        // Writing into memory fails only for types that postcard cannot express; items hold none.
+        let bytes = postcard::to_allocvec(item).unwrap_or_default();
+        let mut rest = bytes.len();
+        while rest >= 0x80 {
+            self.bytes.push(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        self.bytes.push(rest as u8);
+        self.bytes.extend_from_slice(&bytes);
+        self.items += 1;
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.items == 0
+    }
+
+    /// Whether the frame should be sent before more is added.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.items >= Self::ITEMS_MAX || self.bytes.len() >= FRAME_BYTES_MAX
+    }
+
+    /// The record value; the writer is empty afterwards.
+    #[must_use]
+    pub fn finish(&mut self) -> Vec<u8> {
+        self.items = 0;
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+/// Reads a frame item by item; an item that does not decode is given as its own error and the next is read.
+#[derive(Debug)]
+pub struct FrameReader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> FrameReader<'a> {
+    /// # Errors
+    /// The value is no frame of this version.
+    pub fn new(value: &'a [u8]) -> Result<Self, Reject> {
+        match value.split_first() {
+            Some((&VERSION, rest)) => Ok(FrameReader { rest }),
+            Some(_) | None => Err(Reject::new(Reason::BrokenFrame, "not a frame of this version")),
+        }
+    }
+}
+
+impl<'a> Iterator for FrameReader<'a> {
+    type Item = Result<Item, (Reject, &'a [u8])>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let mut length = 0usize;
+        for shift in 0..5 {
+            let Some((&byte, rest)) = self.rest.split_first() else { break };
+            self.rest = rest;
+            length |= usize::from(byte & 0x7f) << (7 * shift);
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        if length > self.rest.len() {
+            let rest = std::mem::take(&mut self.rest);
+            return Some(Err((Reject::new(Reason::BrokenFrame, "an item is longer than its frame"), rest)));
+        }
+        let (item, rest) = self.rest.split_at(length);
+        self.rest = rest;
+        Some(postcard::from_bytes(item).map_err(|e| (Reject::new(Reason::BrokenFrame, e.to_string()), item)))
+    }
+}

@@ -1,0 +1,97 @@
+//! Intake: decodes, checks, stamps the arrival, routes. It keeps no attempts, and it alone reads control.
+
+use super::counts::Counter;
+use super::env::Env;
+use super::frame::{Item, Mark};
+use super::io::{ControlChange, DeadLetter, Effects, Output};
+use super::row::ClockRow;
+use crate::event::wire::{self, Arrival, WriterSchema};
+use crate::event::{Attempt, Millis, Reason, Reject};
+use crate::topology::Stage;
+
+/// One record of the input topic.
+#[derive(Debug, Clone, Copy)]
+pub struct Raw<'a> {
+    pub value: Option<&'a [u8]>,
+    /// Header `__value_schema_id`.
+    pub schema_header: Option<&'a [u8]>,
+    /// The writer schema of an Avro record, when it is known.
+    pub writer: Option<&'a WriterSchema>,
+    /// Header `traceparent`.
+    pub traceparent: Option<&'a str>,
+    /// Record timestamp.
+    pub timestamp: Millis,
+    /// Intake's own clock.
+    pub clock: Millis,
+    /// The tenant this input topic is bound to; it overwrites what the event says.
+    pub tenant: Option<&'a str>,
+}
+
+/// One record of `login-events`.
+pub(super) fn raw(env: &Env, row: &mut ClockRow, raw: &Raw<'_>, fx: &mut Effects) {
+    fx.count(Counter::EventsIn);
+    // Arrival never goes back within the partition, and never runs far ahead of the clock here.
+    let ceiling = raw.clock.saturating_add(env.limits.arrival_ahead_ms);
+    let arrived_at = row.clock.advance(raw.timestamp.min(ceiling));
+    match attempt(env, row, raw, arrived_at, fx) {
+        Ok(attempt) => {
+            let route = env.route_network(&attempt.tenant, attempt.source);
+            fx.push(Output::Item { to: Stage::Source, route, item: Item::Attempt(Box::new(attempt)) });
+        }
+        Err(reject) => {
+            fx.count(Counter::DeadLetters);
+            fx.push(Output::DeadLetter(DeadLetter { reject }));
+        }
+    }
+}
+
+fn attempt(
+    env: &Env,
+    row: &mut ClockRow,
+    raw: &Raw<'_>,
+    arrived_at: Millis,
+    fx: &mut Effects,
+) -> Result<Attempt, Reject> {
+    let encoding = wire::encoding_of(raw.value, raw.schema_header)?;
+    let mut decoded = wire::decode(raw.value.unwrap_or_default(), encoding, raw.writer)?;
+    if let Some(tenant) = raw.tenant {
+        decoded.event.tenant = tenant.to_owned();
+    }
+    let occurred_at = decoded.event.occurred_at;
+    let arrival = Arrival { at: arrived_at, ahead_max_ms: env.limits.ahead_max_ms };
+    let attempt = wire::canonical(decoded.event, arrival, raw.traceparent)?;
+    admit_tenant(env, row, &attempt.tenant)?;
+    if occurred_at > arrived_at.saturating_add(env.limits.ahead_max_ms) {
+        fx.count(Counter::Ahead);
+    }
+    fx.counts.add(Counter::UnknownNames, u64::from(decoded.unknown_names));
+    Ok(attempt)
+}
+
+/// Tenants cost state for good, so a publisher cannot invent them without end.
+fn admit_tenant(env: &Env, row: &mut ClockRow, tenant: &str) -> Result<(), Reject> {
+    if row.tenants.contains(tenant) || env.tenants.iter().any(|t| t == tenant) {
+        return Ok(());
+    }
+    if row.tenants.len() >= env.limits.tenants_max {
+        return Err(Reject::new(
+            Reason::TooManyTenants,
+            format!("field `tenant`: over {} tenants; name this one in the setting `tenants`", env.limits.tenants_max),
+        ));
+    }
+    row.tenants.insert(tenant.into());
+    Ok(())
+}
+
+/// Time passed: tell every partition of the next stage.
+pub(super) fn tick(row: &mut ClockRow, at: Millis, fx: &mut Effects) {
+    let now = row.clock.advance(at);
+    row.marked_at = now;
+    fx.push(Output::MarkAll { to: Stage::Source, mark: Mark { at: now, changes: Vec::new() } });
+}
+
+/// Control changed: tell every partition of the next stage at once.
+pub(super) fn control(row: &ClockRow, change: ControlChange, fx: &mut Effects) {
+    // A control partition has no arrivals of its own; its mark moves nobody's time back.
+    fx.push(Output::MarkAll { to: Stage::Source, mark: Mark { at: row.clock.now(), changes: vec![change] } });
+}

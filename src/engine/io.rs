@@ -1,0 +1,158 @@
+//! What goes into a step and what comes out: two closed enums and nothing else.
+
+use serde::{Deserialize, Serialize};
+
+use super::counts::{Counter, Counts};
+use super::frame::{Item, Mark, Note, Partial, Sourced};
+use super::intake::Raw;
+use super::key::Key;
+use crate::decide::Change;
+use crate::event::{
+    Attempt, AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, Entity, Exemption, Incident, Millis, Reject, Verdict,
+};
+use crate::topology::Stage;
+use crate::window::Hashed;
+
+/// Everything that can wake a task.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// Intake: one record of `login-events`.
+    Raw(Raw<'a>),
+    /// Intake: one record of a control topic, decoded; its place in that topic is its version.
+    Control(ControlChange),
+    /// Intake: time passed. `at` is the clock at the end of the partition, otherwise the last arrival.
+    Tick(Millis),
+    /// Source: an attempt.
+    Attempt(Box<Attempt>),
+    /// Account: an attempt with what the source stage knows.
+    Sourced(Box<Sourced>),
+    /// Account: an earlier success, seen in a new light.
+    Note(Note),
+    /// Site: sums.
+    Partial(Box<Partial>),
+    /// Everywhere behind intake: time and control.
+    Mark(Mark),
+    /// Something fell due at this time.
+    Due(Millis, Key),
+}
+
+/// A change of control, and its version: the offset in its topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ControlChange {
+    Status { version: i64, tenant: Box<str>, status: Option<StatusChange> },
+    Exemption { version: i64, key: Box<str>, exemption: Option<Exemption> },
+}
+
+impl ControlChange {
+    /// Its name among the rows of control.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            ControlChange::Status { tenant, .. } => format!("status|{tenant}"),
+            ControlChange::Exemption { key, .. } => format!("exemption|{key}"),
+        }
+    }
+
+    #[must_use]
+    pub const fn version(&self) -> i64 {
+        match self {
+            ControlChange::Status { version, .. } | ControlChange::Exemption { version, .. } => *version,
+        }
+    }
+}
+
+/// What judging a source needs of an attack status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusChange {
+    pub state: AttackState,
+    pub challenge: ChallengePolicy,
+    pub expires_at: Millis,
+    pub incident_id: Option<Box<str>>,
+}
+
+impl From<&AttackStatus> for StatusChange {
+    fn from(status: &AttackStatus) -> Self {
+        StatusChange {
+            state: status.state,
+            challenge: status.challenge,
+            expires_at: status.expires_at,
+            incident_id: status.incident_id.as_deref().map(Into::into),
+        }
+    }
+}
+
+/// One effect. The loop carries each out; a new variant must not compile until it does.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// An item for the partition of a stage that `route` names.
+    Item { to: Stage, route: Hashed, item: Item },
+    /// A mark for every partition of a stage.
+    MarkAll { to: Stage, mark: Mark },
+    Verdict(Box<Verdict>),
+    Block(BlockChange),
+    Status(Box<AttackStatus>),
+    Incident(Box<Incident>),
+    DeadLetter(DeadLetter),
+}
+
+/// A change on the topic `blocklist`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockChange {
+    pub entity: Entity,
+    pub change: Change,
+    /// `expired` or `lifted`, for a tombstone's header.
+    pub cause: &'static str,
+    pub incident_id: Option<Box<str>>,
+}
+
+impl BlockChange {
+    /// The record for the topic; `None` is a tombstone.
+    #[must_use]
+    pub fn entry(&self) -> Option<BlocklistEntry> {
+        let Change::Put { shown, generation } = &self.change else { return None };
+        Some(BlocklistEntry {
+            tenant: self.entity.tenant.to_string(),
+            scope: self.entity.scope,
+            value: self.entity.value.to_string(),
+            action: shown.action,
+            since: shown.since,
+            until: Some(shown.until),
+            generation: *generation,
+            reason: shown.reason.to_string(),
+            playbook: Some(shown.playbook.to_string()),
+            verdict_id: Some(shown.verdict_id.to_string()),
+            incident_id: self.incident_id.as_deref().map(str::to_owned),
+            actor: None,
+        })
+    }
+
+    #[must_use]
+    pub const fn generation(&self) -> i64 {
+        match &self.change {
+            Change::Put { generation, .. } | Change::Lift { generation } => *generation,
+        }
+    }
+}
+
+/// The current input cannot be used. The loop knows its bytes and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    pub reject: Reject,
+}
+
+/// What steps brought about since the last commit.
+#[derive(Debug, Default)]
+pub struct Effects {
+    pub outputs: Vec<Output>,
+    pub counts: Counts,
+}
+
+impl Effects {
+    pub fn push(&mut self, output: Output) {
+        self.outputs.push(output);
+    }
+
+    pub fn count(&mut self, counter: Counter) {
+        self.counts.add(counter, 1);
+    }
+}

@@ -1,0 +1,202 @@
+//! Keys of the state: `kind | length of tenant | tenant | the rest`. Bytes that may never change: kinds are retired,
+//! not used again.
+
+use std::fmt;
+
+use smallvec::SmallVec;
+
+use crate::event::{Entity, Millis, Network, Source};
+use crate::window::Hashed;
+
+/// The first byte of a key: which row type it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Kind {
+    /// Stream time, and what intake knows of its partition.
+    Clock = 1,
+    /// One entry of control.
+    Control = 2,
+    /// Duplicate fingerprints of one commit.
+    Seen = 3,
+    /// Something that falls due.
+    Due = 4,
+    /// Sums for the site that were not sent yet.
+    Partial = 5,
+    /// Windows of a source.
+    Source = 16,
+    /// Windows of a network.
+    Network = 17,
+    /// A pair that succeeded.
+    Pair = 18,
+    /// Good accounts behind a source or in a network.
+    Good = 19,
+    /// What stands against an entity.
+    Standing = 20,
+    /// Windows of an account.
+    Account = 21,
+    /// Long memory of an account.
+    Familiar = 22,
+    /// A tenant's minute and its incident.
+    Site = 23,
+}
+
+/// Bytes of a key; most fit without an allocation.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(SmallVec<[u8; 36]>);
+
+impl Key {
+    /// A key as it was stored.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Key(SmallVec::from_slice(bytes))
+    }
+
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The kind byte; 0 for an empty key.
+    #[must_use]
+    pub fn kind_byte(&self) -> u8 {
+        self.0.first().copied().unwrap_or_default()
+    }
+
+    fn of(kind: Kind, tenant: &str, rest: &[u8]) -> Self {
+        let mut bytes = SmallVec::new();
+        bytes.push(kind as u8);
+        // A tenant has at most 63 bytes (`wire::TENANT_BYTES_MAX`).
+        bytes.push(tenant.len() as u8);
+        bytes.extend_from_slice(tenant.as_bytes());
+        bytes.extend_from_slice(rest);
+        Key(bytes)
+    }
+
+    #[must_use]
+    pub fn clock() -> Self {
+        Key::of(Kind::Clock, "", &[])
+    }
+
+    #[must_use]
+    pub fn control(name: &str) -> Self {
+        Key::of(Kind::Control, "", name.as_bytes())
+    }
+
+    #[must_use]
+    pub fn seen(number: u64) -> Self {
+        Key::of(Kind::Seen, "", &number.to_be_bytes())
+    }
+
+    /// What falls due at `at`: ordered by time, so a range of them is what is due.
+    #[must_use]
+    pub fn due(at: Millis, what: &Key) -> Self {
+        let mut bytes = SmallVec::new();
+        bytes.push(Kind::Due as u8);
+        bytes.extend_from_slice(&sortable(at));
+        bytes.extend_from_slice(&what.0);
+        Key(bytes)
+    }
+
+    /// The time and the subject of a due key.
+    #[must_use]
+    pub fn as_due(&self) -> Option<(Millis, Key)> {
+        let (kind, rest) = self.0.split_first()?;
+        let (at, what) = rest.split_first_chunk::<8>()?;
+        (*kind == Kind::Due as u8).then(|| (unsortable(*at), Key::from_bytes(what)))
+    }
+
+    /// The number of a row of fingerprints.
+    #[must_use]
+    pub fn as_seen(&self) -> Option<u64> {
+        let rest = self.0.strip_prefix(&[Kind::Seen as u8, 0])?;
+        rest.try_into().ok().map(u64::from_be_bytes)
+    }
+
+    #[must_use]
+    pub fn partial(tenant: &str) -> Self {
+        Key::of(Kind::Partial, tenant, &[])
+    }
+
+    #[must_use]
+    pub fn source(tenant: &str, source: Source) -> Self {
+        Key::of(Kind::Source, tenant, &address(source))
+    }
+
+    #[must_use]
+    pub fn network(tenant: &str, network: Network) -> Self {
+        Key::of(Kind::Network, tenant, &address(network.first_source()))
+    }
+
+    #[must_use]
+    pub fn pair(tenant: &str, source: Source, pair: Hashed) -> Self {
+        // The source stands first, so that what is known of one source lies together.
+        let mut rest = SmallVec::<[u8; 24]>::from_slice(&address(source));
+        rest.extend_from_slice(&pair.to_be_bytes());
+        Key::of(Kind::Pair, tenant, &rest)
+    }
+
+    #[must_use]
+    pub fn good_source(tenant: &str, source: Source) -> Self {
+        Key::of(Kind::Good, tenant, &address(source))
+    }
+
+    #[must_use]
+    pub fn good_network(tenant: &str, network: Network) -> Self {
+        let mut rest = SmallVec::<[u8; 24]>::from_slice(&address(network.first_source()));
+        rest.push(b'n');
+        Key::of(Kind::Good, tenant, &rest)
+    }
+
+    #[must_use]
+    pub fn standing(entity: &Entity) -> Self {
+        let mut rest = SmallVec::<[u8; 32]>::new();
+        rest.push(entity.scope as u8);
+        rest.extend_from_slice(entity.value.as_bytes());
+        Key::of(Kind::Standing, &entity.tenant, &rest)
+    }
+
+    #[must_use]
+    pub fn account(tenant: &str, account: Hashed) -> Self {
+        Key::of(Kind::Account, tenant, &account.to_be_bytes())
+    }
+
+    #[must_use]
+    pub fn familiar(tenant: &str, account: Hashed) -> Self {
+        Key::of(Kind::Familiar, tenant, &account.to_be_bytes())
+    }
+
+    #[must_use]
+    pub fn site(tenant: &str) -> Self {
+        Key::of(Kind::Site, tenant, &[])
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({})", self.0.escape_ascii())
+    }
+}
+
+/// Big-endian with the sign flipped, so that bytes sort as numbers do.
+fn sortable(at: Millis) -> [u8; 8] {
+    ((at as u64) ^ (1 << 63)).to_be_bytes()
+}
+
+fn unsortable(bytes: [u8; 8]) -> Millis {
+    (u64::from_be_bytes(bytes) ^ (1 << 63)) as i64
+}
+
+fn address(source: Source) -> SmallVec<[u8; 12]> {
+    let mut bytes = SmallVec::new();
+    match source {
+        Source::V4(bits) => {
+            bytes.push(4);
+            bytes.extend_from_slice(&bits.to_be_bytes());
+        }
+        Source::V6(bits) => {
+            bytes.push(6);
+            bytes.extend_from_slice(&bits.to_be_bytes());
+        }
+    }
+    bytes
+}

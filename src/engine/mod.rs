@@ -1,0 +1,30 @@
+//! The four stages as pure steps: an input and what is remembered in, writes and outputs out.
+//!
+//! A [`Task`] is one partition of one stage. Its loop (`log::stage`) asks [`Task::reads`] for the rows of a batch, has
+//! the store fetch them at once, calls [`Task::step`] for each input, and takes the changed rows from [`Task::seal`]
+//! when it commits. The same step over the same input and rows gives the same bytes.
+
+mod account;
+mod counts;
+mod env;
+pub mod frame;
+mod intake;
+mod io;
+mod key;
+mod pipeline;
+mod row;
+mod site;
+mod source;
+mod task;
+mod view;
+
+pub use counts::{Counter, Counts};
+pub use env::{Env, Limits};
+pub use frame::{Item, Mark, Note, Partial, Sourced};
+pub use intake::Raw;
+pub use io::{BlockChange, ControlChange, DeadLetter, Effects, Input, Output, StatusChange};
+pub use key::{Key, Kind};
+pub use pipeline::{Emission, Pipeline};
+pub use row::Row;
+pub use task::{DUE_MAX, SINGLETONS, Task, Write};
+pub use view::View;

@@ -1,0 +1,230 @@
+//! Rows of the state, and their bytes: a version, when the row may be forgotten, then the fields.
+
+use serde::{Deserialize, Serialize};
+
+use super::frame::Partial;
+use super::io::ControlChange;
+use super::key::{Key, Kind};
+use crate::decide::Standing;
+use crate::detect::SourceFacts;
+use crate::event::{AttackState, Entity, Millis, Source};
+use crate::window::{Distinct, Hashed, Repeats, SeenPack, Slices, StreamClock, Tally};
+
+/// One row. The kind of its key says which variant it is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Row {
+    Clock(ClockRow),
+    Control(ControlChange),
+    Seen(SeenPack),
+    Due,
+    Partial(Box<Partial>),
+    Source(Box<SourceRow>),
+    Network(Box<NetworkRow>),
+    Pair(PairRow),
+    Good(GoodRow),
+    Standing(Box<StandingRow>),
+    Account(Box<AccountRow>),
+    Familiar(FamiliarRow),
+    Site(Box<SiteRow>),
+}
+
+/// What a task knows of its input besides entities.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ClockRow {
+    pub clock: StreamClock,
+    /// Stream time at which a mark was last passed on.
+    pub marked_at: Millis,
+    /// Intake: tenants met, besides those that the settings name.
+    pub tenants: std::collections::BTreeSet<Box<str>>,
+}
+
+/// Windows of one source.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct SourceRow {
+    pub tallies: Vec<Tally>,
+    pub repeats: Repeats,
+    /// The last successes of strangers: whom to warn about when the source is identified later.
+    pub entries: Vec<Entry>,
+}
+
+/// One success of a pair that was not known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub account: Box<str>,
+    pub event_id: Box<str>,
+    pub at: Millis,
+    pub arrived_at: Millis,
+}
+
+/// Most successes of a source that are remembered.
+pub const ENTRIES_MAX: usize = 64;
+
+/// Windows of one network.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct NetworkRow {
+    pub tallies: Vec<Tally>,
+    /// Addresses of it that are blocked, with their ends.
+    pub blocked: Vec<(Source, Millis)>,
+}
+
+/// A pair that succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairRow {
+    /// From when it counts as known.
+    pub known_from: Millis,
+    pub last_success: Millis,
+}
+
+/// Accounts that logged in from a source, or in a network.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GoodRow {
+    /// Account, first and last success.
+    pub accounts: Vec<(Hashed, Millis, Millis)>,
+}
+
+/// Most good accounts that are counted behind a source.
+pub const GOOD_MAX: usize = 50;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandingRow {
+    pub entity: Entity,
+    pub standing: Standing,
+}
+
+/// Windows of one account.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct AccountRow {
+    pub tallies: Vec<Tally>,
+    pub repeats: Repeats,
+}
+
+/// Long memory of an account that exists.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FamiliarRow {
+    pub last_success: Millis,
+    /// The facts of the last success, for people.
+    pub last_facts: SourceFacts,
+}
+
+/// A tenant's last minute, its usual, its status and its open incident.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SiteRow {
+    /// Attempts, failures, stopped in slices of three seconds.
+    pub minute: Slices<3>,
+    /// Learnt failures and attempts a minute.
+    pub usual_failures: f64,
+    pub usual_attempts: f64,
+    /// The last minute that was learnt.
+    pub learnt_to: Millis,
+    pub state: AttackState,
+    pub since: Millis,
+    /// Since when nothing stands out.
+    pub quiet_since: Millis,
+    pub published_at: Millis,
+    pub incident: Option<Box<OpenIncident>>,
+    /// Blocks and compromises of the last minutes, for an incident that opens after them.
+    pub recent: Recent,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Recent {
+    pub blocked: Vec<(Entity, Millis)>,
+    pub compromised: Vec<super::frame::Fallen>,
+}
+
+/// The incident as it grows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OpenIncident {
+    pub id: Box<str>,
+    pub started_at: Millis,
+    pub published_at: Millis,
+    pub attempts: u64,
+    pub failures: u64,
+    pub unknown: u64,
+    pub stopped: u64,
+    pub sources: Distinct,
+    pub accounts: Distinct,
+    pub unknown_accounts: Distinct,
+    pub blocked: Distinct,
+    pub playbooks: std::collections::BTreeSet<Box<str>>,
+    pub compromised: Vec<super::frame::Fallen>,
+    pub changed: bool,
+}
+
+/// Version of the row format; a state of another version is refused at start.
+pub const ROW_VERSION: u8 = 1;
+
+/// A stored row does not read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("row {key:?}: {what}")]
+pub struct BrokenRow {
+    pub key: Key,
+    pub what: String,
+}
+
+impl Row {
+    /// The bytes of the row, with the time from which it may be forgotten (`Millis::MAX`: never).
+    #[must_use]
+    pub fn encode(&self, expires_at: Millis) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(64);
+        bytes.push(ROW_VERSION);
+        bytes.extend_from_slice(&expires_at.to_be_bytes());
+        let written = match self {
+            Row::Clock(row) => postcard::to_extend(row, bytes),
+            Row::Control(row) => postcard::to_extend(row, bytes),
+            Row::Seen(row) => postcard::to_extend(row, bytes),
+            Row::Due => Ok(bytes),
+            Row::Partial(row) => postcard::to_extend(row, bytes),
+            Row::Source(row) => postcard::to_extend(row, bytes),
+            Row::Network(row) => postcard::to_extend(row, bytes),
+            Row::Pair(row) => postcard::to_extend(row, bytes),
+            Row::Good(row) => postcard::to_extend(row, bytes),
+            Row::Standing(row) => postcard::to_extend(row, bytes),
+            Row::Account(row) => postcard::to_extend(row, bytes),
+            Row::Familiar(row) => postcard::to_extend(row, bytes),
+            Row::Site(row) => postcard::to_extend(row, bytes),
+        };
+        // Writing into memory fails only for types that postcard cannot express; none of the rows holds one.
+        written.unwrap_or_default()
+    }
+
+    /// When the row of these bytes may be forgotten.
+    #[must_use]
+    pub fn expires_at(bytes: &[u8]) -> Option<Millis> {
+        let (_, rest) = bytes.split_first()?;
+        rest.first_chunk::<8>().map(|at| Millis::from_be_bytes(*at))
+    }
+
+    /// Reads a row back.
+    ///
+    /// # Errors
+    /// Another version, or bytes that do not fit the kind of the key.
+    pub fn decode(key: &Key, bytes: &[u8]) -> Result<Row, BrokenRow> {
+        let broken = |what: &str| BrokenRow { key: key.clone(), what: what.to_owned() };
+        if bytes.first() != Some(&ROW_VERSION) {
+            return Err(broken("written by another version; restore the state from the changelog"));
+        }
+        let body = bytes.get(9..).ok_or_else(|| broken("cut short"))?;
+        fn read<'a, T: Deserialize<'a>>(body: &'a [u8], make: fn(T) -> Row) -> Result<Row, postcard::Error> {
+            postcard::from_bytes(body).map(make)
+        }
+        let kind = key.kind_byte();
+        let row = match kind {
+            k if k == Kind::Clock as u8 => read(body, Row::Clock),
+            k if k == Kind::Control as u8 => read(body, Row::Control),
+            k if k == Kind::Seen as u8 => read(body, Row::Seen),
+            k if k == Kind::Due as u8 => Ok(Row::Due),
+            k if k == Kind::Partial as u8 => read(body, Row::Partial),
+            k if k == Kind::Source as u8 => read(body, Row::Source),
+            k if k == Kind::Network as u8 => read(body, Row::Network),
+            k if k == Kind::Pair as u8 => read(body, Row::Pair),
+            k if k == Kind::Good as u8 => read(body, Row::Good),
+            k if k == Kind::Standing as u8 => read(body, Row::Standing),
+            k if k == Kind::Account as u8 => read(body, Row::Account),
+            k if k == Kind::Familiar as u8 => read(body, Row::Familiar),
+            k if k == Kind::Site as u8 => read(body, Row::Site),
+            _ => return Err(broken("no row of this kind is known")),
+        };
+        row.map_err(|e| broken(&e.to_string()))
+    }
+}

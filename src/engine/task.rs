@@ -1,0 +1,357 @@
+//! One partition of one stage: its rows in hand, its due index, its control, its clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::env::Env;
+use super::frame::{Mark, Partial};
+use super::io::{BlockChange, ControlChange, Effects, Input, Output, StatusChange};
+use super::key::{Key, Kind};
+use super::row::{ClockRow, Row};
+use super::view::View;
+use super::{account, intake, site, source};
+use crate::event::{AttackState, Entity, Exemption, Millis, Source};
+use crate::topology::{Exemptions, Stage};
+use crate::window::Seen;
+
+/// Most due rows fed in one transaction.
+pub const DUE_MAX: usize = 1_000;
+/// Kinds of rows that a task holds in hand from its opening: the store gives them all to [`Task::open`].
+pub const SINGLETONS: [Kind; 4] = [Kind::Clock, Kind::Control, Kind::Seen, Kind::Due];
+
+/// A changed row: key, and its bytes or `None` for a removal.
+pub type Write = (Key, Option<Vec<u8>>);
+
+/// One partition of one stage.
+#[derive(Debug)]
+pub struct Task {
+    stage: Stage,
+    pub(super) view: View,
+    pub(super) seen: Seen,
+    pub(super) clock: ClockRow,
+    clock_changed: bool,
+    due: BTreeSet<(Millis, Key)>,
+    statuses: BTreeMap<Box<str>, StatusChange>,
+    exemptions: Exemptions,
+    /// Version of each entry of control.
+    versions: BTreeMap<String, i64>,
+    /// Tenants with sums that were not sent yet.
+    pub(super) partials: BTreeSet<Box<str>>,
+}
+
+impl Task {
+    /// A task over the rows of its [`SINGLETONS`].
+    #[must_use]
+    pub fn open(stage: Stage, rows: Vec<(Key, Row)>) -> Self {
+        let mut task = Task {
+            stage,
+            view: View::default(),
+            seen: Seen::default(),
+            clock: ClockRow::default(),
+            clock_changed: false,
+            due: BTreeSet::new(),
+            statuses: BTreeMap::new(),
+            exemptions: Exemptions::default(),
+            versions: BTreeMap::new(),
+            partials: BTreeSet::new(),
+        };
+        let mut packs = Vec::new();
+        for (key, row) in rows {
+            match row {
+                Row::Clock(row) => task.clock = row,
+                Row::Control(change) => task.apply(&change),
+                Row::Seen(pack) => packs.extend(key.as_seen().map(|number| (number, pack))),
+                Row::Due => task.due.extend(key.as_due()),
+                Row::Partial(_)
+                | Row::Source(_)
+                | Row::Network(_)
+                | Row::Pair(_)
+                | Row::Good(_)
+                | Row::Standing(_)
+                | Row::Account(_)
+                | Row::Familiar(_)
+                | Row::Site(_) => {}
+            }
+        }
+        // A partial falls due with its second, so the due index names the tenants that have one.
+        let waiting = task.due.iter().filter(|(_, what)| what.kind_byte() == Kind::Partial as u8);
+        task.partials = waiting.filter_map(|(_, what)| tenant_of(what)).collect();
+        packs.sort_by_key(|(number, _)| *number);
+        task.seen = Seen::from_packs(packs);
+        task
+    }
+
+    #[must_use]
+    pub const fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// Stream time: the highest arrival seen.
+    #[must_use]
+    pub fn now(&self) -> Millis {
+        self.clock.clock.now()
+    }
+
+    /// The rows that a step on this input may touch.
+    pub fn reads(&self, env: &Env, input: &Input<'_>, keys: &mut Vec<Key>) {
+        match input {
+            Input::Attempt(attempt) => source::reads(env, attempt, keys),
+            Input::Sourced(sourced) => account::reads(env, &sourced.attempt.tenant, &sourced.attempt.account, keys),
+            Input::Note(note) => account::reads(env, &note.tenant, &note.account, keys),
+            Input::Partial(partial) => keys.push(Key::site(&partial.tenant)),
+            Input::Due(_, what) => keys.push(what.clone()),
+            Input::Raw(_) | Input::Control(_) | Input::Tick(_) => {}
+            Input::Mark(_) => {}
+        }
+        keys.extend(self.partials.iter().map(|tenant| Key::partial(tenant)));
+    }
+
+    /// Rows in hand; the loop loads into it what `reads` named.
+    pub fn view_mut(&mut self) -> &mut View {
+        &mut self.view
+    }
+
+    /// One step. Deterministic in the input and the rows.
+    pub fn step(&mut self, env: &Env, input: Input<'_>, fx: &mut Effects) {
+        match input {
+            Input::Raw(raw) => {
+                self.clock_changed = true;
+                intake::raw(env, &mut self.clock, &raw, fx);
+            }
+            Input::Tick(at) => {
+                self.clock_changed = true;
+                intake::tick(&mut self.clock, at, fx);
+            }
+            Input::Control(change) => intake::control(&self.clock, change, fx),
+            Input::Attempt(attempt) => {
+                self.advance(attempt.arrived_at);
+                source::attempt(self, env, *attempt, fx);
+            }
+            Input::Sourced(sourced) => {
+                self.advance(sourced.attempt.arrived_at);
+                account::sourced(self, env, &sourced, fx);
+            }
+            Input::Note(note) => {
+                self.advance(note.known_at);
+                account::note(self, env, &note, fx);
+            }
+            Input::Partial(partial) => {
+                self.advance(partial.at);
+                site::partial(self, env, &partial, fx);
+            }
+            Input::Mark(mark) => self.mark(env, mark, fx),
+            Input::Due(at, what) => self.fall_due(env, at, what, fx),
+        }
+    }
+
+    fn advance(&mut self, at: Millis) {
+        self.clock.clock.advance(at);
+        self.clock_changed = true;
+    }
+
+    /// Time and control: applied here and passed on.
+    fn mark(&mut self, env: &Env, mark: Mark, fx: &mut Effects) {
+        self.advance(mark.at);
+        let mut news = Vec::new();
+        for change in mark.changes {
+            // Of two versions the higher one holds, whatever way they came.
+            if self.versions.get(&change.name()).is_some_and(|known| *known >= change.version()) {
+                continue;
+            }
+            self.apply(&change);
+            self.view.put(Key::control(&change.name()), Row::Control(change.clone()), Millis::MAX);
+            news.push(change);
+        }
+        self.flush_partials(env, fx);
+        let now = self.now();
+        let passes_on = self.stage == Stage::Source;
+        if passes_on && (!news.is_empty() || now.saturating_sub(self.clock.marked_at) >= 1_000) {
+            self.clock.marked_at = now;
+            fx.push(Output::MarkAll { to: Stage::Account, mark: Mark { at: now, changes: news } });
+            fx.push(Output::MarkAll { to: Stage::Site, mark: Mark { at: now, changes: Vec::new() } });
+        }
+    }
+
+    fn apply(&mut self, change: &ControlChange) {
+        self.versions.insert(change.name(), change.version());
+        match change {
+            ControlChange::Status { tenant, status: Some(status), .. } => {
+                self.statuses.insert(tenant.clone(), status.clone());
+            }
+            ControlChange::Status { tenant, status: None, .. } => {
+                self.statuses.remove(tenant);
+            }
+            ControlChange::Exemption { key, exemption, .. } => {
+                // A full set refuses more; what is refused stays in the log and is reported by `topics check`.
+                let _ = self.exemptions.apply(key, exemption.clone());
+            }
+        }
+    }
+
+    /// A tenant's state as the marks told it; CALM once it has expired, so that a silent detector fails open.
+    pub(super) fn state_of(&self, tenant: &str) -> (AttackState, Option<&str>) {
+        match self.statuses.get(tenant) {
+            Some(status) if status.expires_at > self.now() => (status.state, status.incident_id.as_deref()),
+            Some(_) | None => (AttackState::Calm, None),
+        }
+    }
+
+    /// Whether somebody asked that this source never be restricted.
+    pub(super) fn exempt_source<'a>(&'a self, env: &'a Env, tenant: &str, source: Source) -> Option<&'a Exemption> {
+        let now = self.now();
+        env.exemptions.covers_source(tenant, source, now).or_else(|| self.exemptions.covers_source(tenant, source, now))
+    }
+
+    /// Whether restricting this entity would touch somebody who is exempt.
+    pub(super) fn exempt_entity(&self, env: &Env, entity: &Entity) -> bool {
+        let now = self.now();
+        [&env.exemptions, &self.exemptions]
+            .into_iter()
+            .any(|set| set.covers_entity(entity, now).is_some() || set.overlaps(entity, now))
+    }
+
+    /// Remembers that something falls due.
+    pub(super) fn set_due(&mut self, at: Millis, what: &Key) {
+        if self.due.insert((at, what.clone())) {
+            self.view.put(Key::due(at, what), Row::Due, Millis::MAX);
+        }
+    }
+
+    /// When something falls due next.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Millis> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// What is due at stream time, oldest first, at most [`DUE_MAX`].
+    #[must_use]
+    pub fn due(&self, up_to: Millis) -> Vec<(Millis, Key)> {
+        let due = self.due.iter().take_while(|(at, _)| *at <= up_to);
+        due.take(DUE_MAX).cloned().collect()
+    }
+
+    fn fall_due(&mut self, env: &Env, at: Millis, what: Key, fx: &mut Effects) {
+        self.due.remove(&(at, what.clone()));
+        self.view.remove(Key::due(at, &what));
+        match what.kind_byte() {
+            k if k == Kind::Standing as u8 => self.settle(what, at, fx),
+            k if k == Kind::Partial as u8 => {
+                if let Some(tenant) = tenant_of(&what) {
+                    self.flush_partial(env, &tenant, fx);
+                }
+            }
+            k if k == Kind::Site as u8 => site::due(self, env, &what, at, fx),
+            _ => {}
+        }
+    }
+
+    /// Claims ended: show the next one, or lift.
+    fn settle(&mut self, key: Key, at: Millis, fx: &mut Effects) {
+        let Some(Row::Standing(mut row)) = self.view.take(&key, Millis::MIN) else { return };
+        let change = row.standing.settle(at);
+        let (ends, forgotten) = (row.standing.next_end(), row.standing.forgotten_at());
+        if let Some(change) = change {
+            let entity = row.entity.clone();
+            fx.push(Output::Block(BlockChange { entity, change, cause: "expired", incident_id: None }));
+            self.view.put(key.clone(), Row::Standing(row), forgotten);
+        } else {
+            self.view.put_back(&key, Row::Standing(row));
+        }
+        if let Some(next) = ends {
+            self.set_due(next, &key);
+        }
+    }
+
+    /// Adds to a tenant's sums for the site; those of an earlier second go first.
+    pub(super) fn add_partial(&mut self, env: &Env, tenant: &str, fx: &mut Effects, add: impl FnOnce(&mut Partial)) {
+        let now = self.now();
+        let key = Key::partial(tenant);
+        if self.partials.contains(tenant) {
+            let due = matches!(self.view.get(&key, Millis::MIN), Some(Row::Partial(p)) if p.is_due(now));
+            if due {
+                self.flush_partial(env, tenant, fx);
+            }
+        }
+        let mut partial = match self.view.take(&key, Millis::MIN) {
+            Some(Row::Partial(partial)) => partial,
+            Some(_) | None => Box::new(Partial::new(tenant, now)),
+        };
+        if self.partials.insert(tenant.into()) {
+            self.set_due((partial.at.div_euclid(1000) + 1) * 1000, &key);
+        }
+        add(&mut partial);
+        let full = partial.attempts + partial.stopped >= Partial::ATTEMPTS_MAX;
+        self.view.put(key, Row::Partial(partial), Millis::MAX);
+        if full {
+            self.flush_partial(env, tenant, fx);
+        }
+    }
+
+    fn flush_partials(&mut self, env: &Env, fx: &mut Effects) {
+        let now = self.now();
+        let due: Vec<Box<str>> = self
+            .partials
+            .iter()
+            .filter(|tenant| {
+                matches!(self.view.get(&Key::partial(tenant), Millis::MIN), Some(Row::Partial(p)) if p.is_due(now))
+            })
+            .cloned()
+            .collect();
+        for tenant in due {
+            self.flush_partial(env, &tenant, fx);
+        }
+    }
+
+    fn flush_partial(&mut self, env: &Env, tenant: &str, fx: &mut Effects) {
+        let key = Key::partial(tenant);
+        self.partials.remove(tenant);
+        let Some(Row::Partial(partial)) = self.view.take(&key, Millis::MIN) else { return };
+        let due = ((partial.at.div_euclid(1000) + 1) * 1000, key.clone());
+        if self.due.remove(&due) {
+            self.view.remove(Key::due(due.0, &due.1));
+        }
+        self.view.remove(key);
+        let route = env.route_tenant(tenant);
+        fx.push(Output::Item { to: Stage::Site, route, item: super::Item::Partial(partial) });
+    }
+
+    /// Everything changed since the last call, for one commit.
+    pub fn seal(&mut self, env: &Env) -> Vec<Write> {
+        let keep = env.limits.timing.grace_ms.saturating_add(60_000);
+        let (pack, gone) = self.seen.seal(self.now(), keep);
+        if let Some((number, pack)) = pack {
+            self.view.put(Key::seen(number), Row::Seen(pack), Millis::MAX);
+        }
+        for number in gone {
+            self.view.remove(Key::seen(number));
+        }
+        if std::mem::take(&mut self.clock_changed) {
+            self.view.put(Key::clock(), Row::Clock(self.clock.clone()), Millis::MAX);
+        }
+        self.view.drain_dirty()
+    }
+
+    /// For a task whose view is its whole store: drops what has expired.
+    pub(super) fn sweep(&mut self, env: &Env) {
+        let now = self.now();
+        self.seen.seal(now, env.limits.timing.grace_ms.saturating_add(60_000));
+        self.view.sweep(now);
+    }
+
+    /// Rows changed and not yet sealed: the loop commits early when there are many.
+    #[must_use]
+    pub fn dirty_len(&self) -> usize {
+        self.view.dirty_len()
+    }
+
+    /// After a commit: lets go of rows that need not stay in hand.
+    pub fn trim(&mut self) {
+        self.view.trim();
+    }
+}
+
+pub(super) fn tenant_of(key: &Key) -> Option<Box<str>> {
+    let (_, rest) = key.as_bytes().split_first()?;
+    let (length, rest) = rest.split_first()?;
+    let tenant = rest.get(..usize::from(*length))?;
+    std::str::from_utf8(tenant).ok().map(Into::into)
+}

@@ -1,0 +1,232 @@
+//! A log in memory: atomic transactions, group offsets, and failures on demand. For tests of the loop.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{Error, Incoming, Log, Outcome, Outgoing, Part, Polled, RestoreEach};
+use crate::event::Millis;
+
+/// How the next commit goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    Aborts,
+    /// The outcome is unknown, and it did happen.
+    UnknownCommitted,
+    /// The outcome is unknown, and it did not happen.
+    UnknownLost,
+}
+
+/// Topics and group offsets, shared by handle.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryBroker(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    topics: BTreeMap<Arc<str>, Vec<Vec<Incoming>>>,
+    committed: BTreeMap<Part, i64>,
+    faults: VecDeque<Fault>,
+    now: Millis,
+}
+
+impl MemoryBroker {
+    fn with<T>(&self, f: impl FnOnce(&mut Inner) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes a topic.
+    pub fn create(&self, topic: &str, partitions: i32) {
+        self.with(|inner| {
+            inner.topics.insert(topic.into(), vec![Vec::new(); partitions.max(1) as usize]);
+        });
+    }
+
+    /// The time that records written by the loop get.
+    pub fn set_now(&self, now: Millis) {
+        self.with(|inner| inner.now = now);
+    }
+
+    /// Appends a record as a publisher would.
+    pub fn publish(&self, topic: &str, partition: i32, timestamp: Millis, key: Option<&[u8]>, value: Option<&[u8]>) {
+        let record = Outgoing {
+            topic: topic.into(),
+            partition: Some(partition),
+            key: key.map(<[u8]>::to_vec),
+            value: value.map(<[u8]>::to_vec),
+            headers: Vec::new(),
+        };
+        self.with(|inner| inner.append(record, timestamp));
+    }
+
+    /// The next commits go wrong, one after the other.
+    pub fn fail_commits(&self, faults: &[Fault]) {
+        self.with(|inner| inner.faults.extend(faults));
+    }
+
+    /// Everything of a topic, by partition, then offset.
+    #[must_use]
+    pub fn records(&self, topic: &str) -> Vec<Incoming> {
+        self.with(|inner| inner.topics.get(topic).map(|parts| parts.concat()).unwrap_or_default())
+    }
+}
+
+impl Inner {
+    fn append(&mut self, record: Outgoing, timestamp: Millis) {
+        let Some(parts) = self.topics.get_mut(&record.topic) else { return };
+        let by_key = || record.key.as_deref().unwrap_or_default().iter().fold(7usize, |h, b| h * 31 % 65_521 + usize::from(*b));
+        let partition = record.partition.map_or_else(by_key, |p| p as usize) % parts.len();
+        let offset = parts[partition].len() as i64;
+        parts[partition].push(Incoming {
+            part: Part { topic: record.topic, partition: partition as i32 },
+            offset,
+            timestamp,
+            key: record.key,
+            value: record.value,
+            headers: record.headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        });
+    }
+}
+
+/// One member that owns every partition of its topics.
+#[derive(Debug)]
+pub struct MemoryLog {
+    broker: MemoryBroker,
+    /// Given out by the first poll.
+    unassigned: Vec<Part>,
+    positions: BTreeMap<Part, i64>,
+    at_end: BTreeMap<Part, bool>,
+    pending: Vec<Outgoing>,
+    turn: usize,
+}
+
+impl MemoryLog {
+    /// A member that reads these topics.
+    #[must_use]
+    pub fn new(broker: &MemoryBroker, topics: &[String]) -> Self {
+        let unassigned = broker.with(|inner| {
+            let of = |topic: &String| {
+                let topic: Arc<str> = topic.as_str().into();
+                let partitions = inner.topics.get(&topic).map_or(0, Vec::len);
+                (0..partitions as i32).map(move |partition| Part { topic: topic.clone(), partition }).collect::<Vec<_>>()
+            };
+            topics.iter().flat_map(of).collect()
+        });
+        MemoryLog {
+            broker: broker.clone(),
+            unassigned,
+            positions: BTreeMap::new(),
+            at_end: BTreeMap::new(),
+            pending: Vec::new(),
+            turn: 0,
+        }
+    }
+}
+
+impl Log for MemoryLog {
+    fn poll(&mut self, _wait: Duration) -> Result<Polled, Error> {
+        if !self.unassigned.is_empty() {
+            return Ok(Polled::Assigned(std::mem::take(&mut self.unassigned)));
+        }
+        let parts: Vec<Part> = self.positions.keys().cloned().collect();
+        for step in 0..parts.len() {
+            let part = &parts[(self.turn + step) % parts.len()];
+            let position = self.positions[part];
+            let record = self.broker.with(|inner| {
+                let of = inner.topics.get(&part.topic).and_then(|parts| parts.get(part.partition as usize));
+                of.and_then(|records| records.get(position as usize)).cloned()
+            });
+            if let Some(record) = record {
+                self.turn = (self.turn + step) % parts.len();
+                self.positions.insert(part.clone(), position + 1);
+                self.at_end.insert(part.clone(), false);
+                return Ok(Polled::Record(record));
+            }
+            if self.at_end.insert(part.clone(), true) != Some(true) {
+                return Ok(Polled::End(part.clone()));
+            }
+        }
+        Ok(Polled::Idle)
+    }
+
+    fn assign(&mut self, parts: &[(Part, Option<i64>)]) -> Result<(), Error> {
+        self.positions.extend(parts.iter().map(|(part, offset)| (part.clone(), offset.unwrap_or(0))));
+        Ok(())
+    }
+
+    fn release(&mut self, parts: &[Part]) -> Result<(), Error> {
+        parts.iter().for_each(|part| {
+            self.positions.remove(part);
+        });
+        Ok(())
+    }
+
+    fn committed(&mut self, parts: &[Part]) -> Result<Vec<Option<i64>>, Error> {
+        Ok(self.broker.with(|inner| parts.iter().map(|part| inner.committed.get(part).copied()).collect()))
+    }
+
+    fn send(&mut self, record: Outgoing) -> Result<(), Error> {
+        self.pending.push(record);
+        Ok(())
+    }
+
+    fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<Outcome, Error> {
+        let pending = std::mem::take(&mut self.pending);
+        self.broker.with(|inner| {
+            let fault = inner.faults.pop_front();
+            if matches!(fault, None | Some(Fault::UnknownCommitted)) {
+                let now = inner.now;
+                pending.into_iter().for_each(|record| inner.append(record, now));
+                inner.committed.extend(offsets.iter().cloned());
+            }
+            let ends = inner.topics.iter().flat_map(|(topic, parts)| {
+                let end = |(p, records): (usize, &Vec<Incoming>)| {
+                    (Part { topic: topic.clone(), partition: p as i32 }, records.len() as i64)
+                };
+                parts.iter().enumerate().map(end).collect::<Vec<_>>()
+            });
+            Ok(match fault {
+                None => Outcome::Committed(ends.collect()),
+                Some(Fault::Aborts) => Outcome::Aborted("asked for".to_owned()),
+                Some(Fault::UnknownCommitted | Fault::UnknownLost) => Outcome::Unknown("asked for".to_owned()),
+            })
+        })
+    }
+
+    fn abort(&mut self) -> Result<(), Error> {
+        self.pending.clear();
+        Ok(())
+    }
+
+    fn recreate(&mut self) -> Result<(), Error> {
+        self.pending.clear();
+        Ok(())
+    }
+
+    fn seek(&mut self, offsets: &[(Part, i64)]) -> Result<(), Error> {
+        for (part, offset) in offsets {
+            self.positions.insert(part.clone(), *offset);
+            self.at_end.insert(part.clone(), false);
+        }
+        Ok(())
+    }
+
+    fn partitions(&mut self, topic: &str) -> Result<Option<i32>, Error> {
+        Ok(self.broker.with(|inner| inner.topics.get(topic).map(|parts| parts.len() as i32)))
+    }
+
+    fn restore(&mut self, part: &Part, from: i64, each: &mut RestoreEach<'_>) -> Result<i64, Error> {
+        let records = self.broker.with(|inner| {
+            let of = inner.topics.get(&part.topic).and_then(|parts| parts.get(part.partition as usize));
+            of.cloned().unwrap_or_default()
+        });
+        let end = records.len() as i64;
+        for record in records.iter().skip(from.max(0) as usize) {
+            each(record.key.as_deref().unwrap_or_default(), record.value.as_deref(), (record.offset, end))?;
+        }
+        Ok(end)
+    }
+
+    fn close(&mut self) {
+        self.positions.clear();
+    }
+}

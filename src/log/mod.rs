@@ -1,0 +1,182 @@
+//! The Kafka side: the stage loop over one small trait, with two implementations.
+//!
+//! [`StageLoop`] is *poll → step → produce → commit* and knows no Kafka client: it speaks [`Log`], which rdkafka
+//! ([`kafka::KafkaLog`]) and a log in memory ([`memory::MemoryLog`]) implement. Rebalances and outcomes arrive as
+//! values. Nothing here is async.
+
+pub mod admin;
+mod ffi;
+pub mod follow;
+pub mod kafka;
+pub mod memory;
+mod outbox;
+pub mod publish;
+pub mod registry;
+mod stage;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use outbox::{Outbox, Wiring};
+
+use crate::event::Millis;
+
+/// One partition of one topic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Part {
+    pub topic: Arc<str>,
+    pub partition: i32,
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}[{}]", self.topic, self.partition)
+    }
+}
+
+/// A record that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incoming {
+    pub part: Part,
+    pub offset: i64,
+    pub timestamp: Millis,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+impl Incoming {
+    /// The last header of a name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers.iter().rev().find(|(held, _)| held == name).map(|(_, value)| value.as_slice())
+    }
+}
+
+/// A record to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    pub topic: Arc<str>,
+    /// `None`: by the key, as every Kafka client does (murmur2).
+    pub partition: Option<i32>,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(&'static str, Vec<u8>)>,
+}
+
+/// What polling brought.
+#[derive(Debug)]
+pub enum Polled {
+    Record(Incoming),
+    /// Everything there is of a partition has been read.
+    End(Part),
+    /// These partitions are ours, once [`Log::assign`] says from where.
+    Assigned(Vec<Part>),
+    /// These partitions go to somebody else, once [`Log::release`] lets go. `lost`: they are gone already.
+    Revoked {
+        parts: Vec<Part>,
+        lost: bool,
+    },
+    /// Nothing for now.
+    Idle,
+}
+
+/// How a commit ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// For each changelog partition written in it, the offset after its last record.
+    Committed(Vec<(Part, i64)>),
+    /// Nothing of it is visible; the transaction is over.
+    Aborted(String),
+    /// It may have happened. Only the committed offsets tell, once [`Log::recreate`] has ended every doubt.
+    Unknown(String),
+}
+
+/// What ends a loop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("another instance uses the transactional id of this one: {0}; give each instance its own state_dir")]
+    Fenced(String),
+    #[error("kafka: {0}")]
+    Kafka(String),
+    #[error("{0}")]
+    Setup(String),
+    #[error(transparent)]
+    State(#[from] crate::state::Error),
+}
+
+/// The log as the loop needs it. Synchronous; one owner; one open transaction at a time.
+pub trait Log: Send {
+    /// Waits at most `wait` for something.
+    ///
+    /// # Errors
+    /// The log is broken for good: a missing offset, a fatal client error.
+    fn poll(&mut self, wait: Duration) -> Result<Polled, Error>;
+
+    /// Starts reading partitions from the given offsets; `None`: from the beginning.
+    ///
+    /// # Errors
+    /// The client refuses.
+    fn assign(&mut self, parts: &[(Part, Option<i64>)]) -> Result<(), Error>;
+
+    /// Lets go of partitions after a revoke.
+    ///
+    /// # Errors
+    /// The client refuses.
+    fn release(&mut self, parts: &[Part]) -> Result<(), Error>;
+
+    /// The group's committed offsets; waits out transactions that are still open on them.
+    ///
+    /// # Errors
+    /// The coordinator does not answer in time.
+    fn committed(&mut self, parts: &[Part]) -> Result<Vec<Option<i64>>, Error>;
+
+    /// Puts a record into the open transaction; opens one when none is.
+    ///
+    /// # Errors
+    /// The client refuses for good.
+    fn send(&mut self, record: Outgoing) -> Result<(), Error>;
+
+    /// Ends the transaction with these input offsets in it.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`], or the client is beyond repair.
+    fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<Outcome, Error>;
+
+    /// Drops the open transaction.
+    ///
+    /// # Errors
+    /// The producer cannot be brought back.
+    fn abort(&mut self) -> Result<(), Error>;
+
+    /// Replaces the producer by a new one of the same transactional id, which ends whatever the old one left open.
+    ///
+    /// # Errors
+    /// The new one does not come up.
+    fn recreate(&mut self) -> Result<(), Error>;
+
+    /// Goes back to offsets.
+    ///
+    /// # Errors
+    /// The client refuses.
+    fn seek(&mut self, offsets: &[(Part, i64)]) -> Result<(), Error>;
+
+    /// Partitions of a topic; `None` when it does not exist.
+    ///
+    /// # Errors
+    /// The cluster does not answer.
+    fn partitions(&mut self, topic: &str) -> Result<Option<i32>, Error>;
+
+    /// Reads a changelog partition, committed records only, from `from` up to its end counting open transactions as
+    /// well; gives the offset reached.
+    ///
+    /// # Errors
+    /// It cannot be read to its end, or `each` fails.
+    fn restore(&mut self, part: &Part, from: i64, each: &mut RestoreEach<'_>) -> Result<i64, Error>;
+
+    /// Leaves the group. Partitions must have been released.
+    fn close(&mut self);
+}
+
+/// Takes one restored record: key, value (or `None` for a removal), how far of how much.
+pub type RestoreEach<'a> = dyn FnMut(&[u8], Option<&[u8]>, (i64, i64)) -> Result<(), Error> + 'a;

@@ -1,0 +1,177 @@
+//! From effects to records: frames for the stages, encoded records for the public topics, dead letters.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Error, Incoming, Log, Outgoing};
+use crate::engine::frame::FrameWriter;
+use crate::engine::{BlockChange, Item, Output};
+use crate::event::wire::Encoder;
+use crate::event::{Entity, Reject};
+use crate::topology::{Stage, Topics};
+
+/// Names and encodings of everything that is written.
+#[derive(Debug)]
+pub struct Wiring {
+    pub topics: Topics,
+    pub encoder: Encoder,
+    /// Partitions of the input of each stage behind intake.
+    pub partitions: BTreeMap<Stage, i32>,
+}
+
+impl Wiring {
+    fn partitions_of(&self, stage: Stage) -> i32 {
+        self.partitions.get(&stage).copied().unwrap_or(1).max(1)
+    }
+}
+
+/// Largest part of a bad record that a dead letter keeps.
+pub const DEAD_LETTER_BYTES_MAX: usize = 256 << 10;
+
+/// Collects what steps bring about and hands it to the log.
+#[derive(Debug)]
+pub struct Outbox {
+    wiring: Arc<Wiring>,
+    frames: BTreeMap<(Stage, i32), FrameWriter>,
+    inputs: BTreeMap<Stage, Arc<str>>,
+    names: BTreeMap<&'static str, Arc<str>>,
+}
+
+impl Outbox {
+    #[must_use]
+    pub fn new(wiring: Arc<Wiring>) -> Self {
+        let inputs = Stage::ALL.into_iter().map(|stage| (stage, wiring.topics.input(stage).into())).collect();
+        let names = ["verdicts", "blocklist", "attack-status", "incidents", "login-events-dlq"];
+        let names = names.into_iter().map(|name| (name, wiring.topics.public(name).into())).collect();
+        Outbox { wiring, frames: BTreeMap::new(), inputs, names }
+    }
+
+    fn topic(&self, name: &'static str) -> Arc<str> {
+        self.names.get(name).cloned().unwrap_or_else(|| name.into())
+    }
+
+    /// Carries out one effect; `cause` is the record it came from.
+    ///
+    /// # Errors
+    /// The log refuses a record for good, or a record does not fit its schema.
+    pub fn put(&mut self, log: &mut dyn Log, output: Output, cause: Option<&Incoming>) -> Result<(), Error> {
+        match output {
+            Output::Item { to, route, item } => {
+                let partition = (route % self.wiring.partitions_of(to) as u64) as i32;
+                self.item(log, to, partition, &item)
+            }
+            Output::MarkAll { to, mark } => {
+                let item = Item::Mark(mark);
+                (0..self.wiring.partitions_of(to)).try_for_each(|p| self.item(log, to, p, &item))
+            }
+            Output::Verdict(verdict) => {
+                let key = Entity {
+                    tenant: verdict.tenant.as_str().into(),
+                    scope: verdict.scope,
+                    value: verdict.value.as_str().into(),
+                };
+                self.record(log, "verdicts", key.key(), Some(&*verdict), Vec::new())
+            }
+            Output::Block(change) => self.block(log, &change),
+            Output::Status(status) => {
+                let key = status.tenant.clone();
+                self.record(log, "attack-status", key, Some(&*status), Vec::new())
+            }
+            Output::Incident(incident) => {
+                let key = incident.incident_id.clone();
+                self.record(log, "incidents", key, Some(&*incident), Vec::new())
+            }
+            Output::DeadLetter(letter) => match cause {
+                Some(record) => self.dead_letter(log, &letter.reject, Stage::Intake, record, None),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn item(&mut self, log: &mut dyn Log, to: Stage, partition: i32, item: &Item) -> Result<(), Error> {
+        let frame = self.frames.entry((to, partition)).or_default();
+        frame.push(item);
+        if frame.is_full() {
+            let value = frame.finish();
+            self.frame(log, to, partition, value)?;
+        }
+        Ok(())
+    }
+
+    fn frame(&self, log: &mut dyn Log, to: Stage, partition: i32, value: Vec<u8>) -> Result<(), Error> {
+        let Some(topic) = self.inputs.get(&to).cloned() else { return Ok(()) };
+        log.send(Outgoing { topic, partition: Some(partition), key: None, value: Some(value), headers: Vec::new() })
+    }
+
+    /// Sends the frames that hold something. Called at the end of each batch.
+    ///
+    /// # Errors
+    /// The log refuses a record for good.
+    pub fn flush(&mut self, log: &mut dyn Log) -> Result<(), Error> {
+        let full: Vec<((Stage, i32), Vec<u8>)> = self
+            .frames
+            .iter_mut()
+            .filter(|(_, frame)| !frame.is_empty())
+            .map(|(place, frame)| (*place, frame.finish()))
+            .collect();
+        full.into_iter().try_for_each(|((to, partition), value)| self.frame(log, to, partition, value))
+    }
+
+    /// Forgets what was not sent: its transaction is dropped.
+    pub fn clear(&mut self) {
+        self.frames.clear();
+    }
+
+    fn block(&mut self, log: &mut dyn Log, change: &BlockChange) -> Result<(), Error> {
+        let key = change.entity.key();
+        match change.entry() {
+            Some(entry) => self.record(log, "blocklist", key, Some(&entry), Vec::new()),
+            None => {
+                let generation = change.generation().to_string().into_bytes();
+                let headers = vec![("generation", generation), ("cause", change.cause.as_bytes().to_vec())];
+                self.record::<()>(log, "blocklist", key, None, headers)
+            }
+        }
+    }
+
+    fn record<T: serde::Serialize>(
+        &self,
+        log: &mut dyn Log,
+        name: &'static str,
+        key: String,
+        record: Option<&T>,
+        headers: Vec<(&'static str, Vec<u8>)>,
+    ) -> Result<(), Error> {
+        let value = record.map(|r| self.wiring.encoder.encode(name, r)).transpose();
+        let value = value.map_err(|e| Error::Setup(e.to_string()))?;
+        log.send(Outgoing { topic: self.topic(name), partition: None, key: Some(key.into_bytes()), value, headers })
+    }
+
+    /// Sets a record, or one item of a frame, aside with its reason and where it came from.
+    ///
+    /// # Errors
+    /// The log refuses a record for good.
+    pub fn dead_letter(
+        &self,
+        log: &mut dyn Log,
+        reject: &Reject,
+        stage: Stage,
+        record: &Incoming,
+        item: Option<&[u8]>,
+    ) -> Result<(), Error> {
+        let value = item.or(record.value.as_deref());
+        let length = value.map_or(0, <[u8]>::len);
+        let kept = value.map(|v| v.get(..DEAD_LETTER_BYTES_MAX).unwrap_or(v).to_vec());
+        let headers = vec![
+            ("reason", reject.reason.as_str().as_bytes().to_vec()),
+            ("detail", reject.detail.as_bytes().to_vec()),
+            ("stage", stage.as_str().as_bytes().to_vec()),
+            ("topic", record.part.topic.as_bytes().to_vec()),
+            ("partition", record.part.partition.to_string().into_bytes()),
+            ("offset", record.offset.to_string().into_bytes()),
+            ("length", length.to_string().into_bytes()),
+        ];
+        let topic = self.topic("login-events-dlq");
+        log.send(Outgoing { topic, partition: None, key: record.key.clone(), value: kept, headers })
+    }
+}

@@ -1,0 +1,1 @@
+//! Publishes login events as any service would: idempotent, no transaction.

@@ -1,0 +1,1 @@
+//! The schema registry: ids of writer schemas, and registration of our own.

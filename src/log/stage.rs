@@ -1,0 +1,1 @@
+//! The stage loop: poll → step → produce → commit.

@@ -1,0 +1,16 @@
+//! What exists, as data: topics, playbooks, exemptions. Text in, checked values out; nothing here opens a file.
+
+mod duration;
+pub mod exemptions;
+mod playbook;
+mod plan;
+mod topics;
+
+pub use duration::{format_duration, parse_duration};
+pub use exemptions::*;
+pub use plan::{Plan, TooMany, WINDOWS_MAX};
+pub use playbook::{
+    Bound, Detector, Finding, LADDER_STEPS_MAX, Measure, Per, Playbook, PlaybookMode, Problem, Response, Thresholds,
+    check,
+};
+pub use topics::{Cleanup, Stage, Store, TopicSpec, Topics, describe};

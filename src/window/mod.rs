@@ -1,0 +1,18 @@
+//! What is remembered about an entity over a sliding window: slices, tallies, distinct counts, duplicates, and time.
+//!
+//! Time is always an argument. Event time says into which slice an attempt falls; stream time (the highest arrival
+//! seen) says what has expired.
+
+mod clock;
+mod distinct;
+mod hash;
+mod seen;
+mod slices;
+mod tally;
+
+pub use clock::{StreamClock, Timeliness, Timing};
+pub use distinct::{Distinct, EXACT_MAX};
+pub use hash::{HashKey, Hashed};
+pub use seen::{Seen, SeenPack, Sighting};
+pub use slices::{SLICES, Slices};
+pub use tally::{Heard, REPEATS_MAX, Repeats, Tally, Totals};

@@ -1,0 +1,15 @@
+//! The one integration-test binary: one link step, one Kafka broker for all that need one.
+//!
+//! The broker tests need `make setup` once; `make test` runs it by itself.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and here are the deadlines of its waits"
+)]
+
+mod schemas;
+mod support;
+mod tidy;
