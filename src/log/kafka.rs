@@ -1,1 +1,619 @@
-//! [`super::Log`] over rdkafka.
+//! [`Log`] over rdkafka: one `BaseConsumer` and one transactional producer, used from one thread.
+//!
+//! Three traps of the client are answered here. The wrapper's flush waits in steps of 100 ms, so a commit drains by
+//! itself first. An end of partition names no topic, so it is checked against the offsets last heard. And librdkafka
+//! lacks KIP-890: a transactional call whose outcome is unknown must be followed by [`Log::recreate`], never by a retry.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::base_consumer::BaseConsumer;
+use rdkafka::consumer::{Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::util::Timeout;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::client::{ClientOptions, Names, Traced, create, incoming, trace_error, trace_line};
+use super::stage::Clock;
+use super::{Error, Log, Outcome, Outgoing, Part, Polled, RestoreEach, ffi};
+
+/// How long the cluster may take to answer a question.
+const ASK_MAX: Duration = Duration::from_secs(30);
+/// How long sending may be held up by a full queue.
+const SEND_MAX: Duration = Duration::from_secs(60);
+/// How long a restore may stand still. Longer than a transaction can hang.
+const RESTORE_STILL_MAX: Duration = Duration::from_secs(60);
+/// How long the coordinator keeps a transaction of a producer that is gone.
+const TRANSACTION_MS: &str = "10000";
+
+/// What one loop's log needs to know.
+#[derive(Debug, Clone)]
+pub struct KafkaOptions {
+    pub client: ClientOptions,
+    /// The consumer group: the application id.
+    pub group: String,
+    /// Stays the same over restarts of one thread of one instance.
+    pub member: String,
+    pub topics: Vec<String>,
+    /// Changelog topics: the ends of what was written to them are told by a commit.
+    pub changelogs: BTreeSet<String>,
+    /// Without it a restart leaves the group and joins it anew.
+    pub static_membership: bool,
+}
+
+/// The client.
+pub struct KafkaLog {
+    options: KafkaOptions,
+    clock: Arc<dyn Clock>,
+    consumer: BaseConsumer<Events>,
+    producer: Option<BaseProducer<Deliveries>>,
+    in_transaction: bool,
+    /// Topics met, so that records of one topic share its name.
+    names: Names,
+    /// Partitions being read, and the next offset of each.
+    next: BTreeMap<Part, i64>,
+    ends: VecDeque<Part>,
+}
+
+impl fmt::Debug for KafkaLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaLog").field("member", &self.options.member).finish_non_exhaustive()
+    }
+}
+
+/// Rebalances, queued for the loop: nothing is done inside the callback.
+struct Events {
+    queue: Mutex<VecDeque<Rebalanced>>,
+    /// Set when the consumer is being closed: then nobody asks the queue any more.
+    closing: AtomicBool,
+}
+
+enum Rebalanced {
+    Assigned(Vec<(String, i32)>),
+    Revoked(Vec<(String, i32)>),
+}
+
+impl ClientContext for Events {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        trace_line(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        trace_error(&error, reason);
+    }
+}
+
+impl ConsumerContext for Events {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let parts = list.elements().iter().map(|e| (e.topic().to_owned(), e.partition())).collect();
+        let is_assign = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        if self.closing.load(Ordering::Relaxed) {
+            let done = if is_assign { Ok(()) } else { consumer.incremental_unassign(list) };
+            if let Err(error) = done {
+                tracing::debug!(%error, "unassign while closing");
+            }
+            return;
+        }
+        let event = if is_assign { Rebalanced::Assigned(parts) } else { Rebalanced::Revoked(parts) };
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
+    }
+}
+
+/// What became of records handed to the producer.
+struct Deliveries {
+    inner: Mutex<Delivered>,
+}
+
+#[derive(Default)]
+struct Delivered {
+    /// After the last record of each changelog partition.
+    ends: BTreeMap<(String, i32), i64>,
+    failed: Option<String>,
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        trace_line(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        trace_error(&error, reason);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    /// Whether the record belongs to a changelog.
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, is_changelog: usize) {
+        match result {
+            Ok(message) if is_changelog == 1 => {
+                let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+                let place = (message.topic().to_owned(), message.partition());
+                let end = inner.ends.entry(place).or_insert(0);
+                *end = (*end).max(message.offset() + 1);
+            }
+            Ok(_) => {}
+            Err((error, message)) => {
+                let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+                inner.failed.get_or_insert_with(|| format!("{}: {error}", message.topic()));
+            }
+        }
+    }
+}
+
+/// How the answer of a transactional call is to be taken.
+enum Verdict {
+    Abort(String),
+    Unknown(String),
+    Fenced(String),
+}
+
+fn judge(error: &KafkaError) -> Verdict {
+    let text = error.to_string();
+    let KafkaError::Transaction(cause) = error else { return Verdict::Unknown(text) };
+    if matches!(cause.code(), RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced) {
+        Verdict::Fenced(text)
+    } else if cause.txn_requires_abort() {
+        Verdict::Abort(text)
+    } else {
+        Verdict::Unknown(text)
+    }
+}
+
+impl KafkaLog {
+    /// Connects, ends what an earlier producer of this member left open, and joins the group.
+    ///
+    /// # Errors
+    /// A property is refused, or the cluster does not answer.
+    pub fn new(options: KafkaOptions, clock: Arc<dyn Clock>) -> Result<Self, Error> {
+        let context = Events { queue: Mutex::default(), closing: AtomicBool::new(false) };
+        let consumer: BaseConsumer<Events> = create(&consumer_config(&options)?, context)?;
+        let mut log = KafkaLog {
+            options,
+            clock,
+            consumer,
+            producer: None,
+            in_transaction: false,
+            names: Names::default(),
+            next: BTreeMap::new(),
+            ends: VecDeque::new(),
+        };
+        log.recreate()?;
+        let topics: Vec<&str> = log.options.topics.iter().map(String::as_str).collect();
+        log.consumer.subscribe(&topics).map_err(|e| Error::Setup(format!("kafka: {e}")))?;
+        Ok(log)
+    }
+
+    fn producer(&self) -> Result<&BaseProducer<Deliveries>, Error> {
+        self.producer.as_ref().ok_or_else(|| Error::Kafka("the producer is gone".to_owned()))
+    }
+
+    fn begin(&mut self) -> Result<(), Error> {
+        if !self.in_transaction {
+            self.producer()?.begin_transaction().map_err(|e| Error::Kafka(e.to_string()))?;
+            self.in_transaction = true;
+        }
+        Ok(())
+    }
+
+    fn part(&mut self, topic: &str, partition: i32) -> Part {
+        Part { topic: self.names.get(topic), partition }
+    }
+
+    fn rebalanced(&mut self) -> Option<Polled> {
+        let event = self.consumer.context().queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()?;
+        Some(match event {
+            Rebalanced::Assigned(parts) => {
+                Polled::Assigned(parts.iter().map(|(topic, partition)| self.part(topic, *partition)).collect())
+            }
+            Rebalanced::Revoked(parts) => Polled::Revoked {
+                parts: parts.iter().map(|(topic, partition)| self.part(topic, *partition)).collect(),
+                lost: self.consumer.assignment_lost(),
+            },
+        })
+    }
+
+    /// The partitions with this number that have really been read to their end.
+    fn reached(&self, partition: i32) -> Vec<Part> {
+        let done = |(part, lag): (Part, i64)| (part.partition == partition && lag == 0).then_some(part);
+        self.lags().into_iter().filter_map(done).collect()
+    }
+
+    /// Waits until everything handed over is with the brokers.
+    fn drain(&self) -> Result<Result<(), String>, Error> {
+        let producer = self.producer()?;
+        let give_up = self.clock.elapsed() + SEND_MAX;
+        while producer.in_flight_count() > 0 {
+            ffi::nudge(producer);
+            producer.poll(Duration::ZERO);
+            if self.clock.elapsed() > give_up {
+                return Ok(Err(format!("records were not taken within {SEND_MAX:?}")));
+            }
+        }
+        producer.poll(Duration::ZERO);
+        let failed = producer.context().inner.lock().unwrap_or_else(PoisonError::into_inner).failed.take();
+        Ok(failed.map_or(Ok(()), Err))
+    }
+
+    fn offsets_with_commit(&self, offsets: &[(Part, i64)]) -> Result<(), KafkaError> {
+        let (Some(producer), Some(group)) = (&self.producer, self.consumer.group_metadata()) else {
+            return Err(KafkaError::ClientCreation("no member of the group".to_owned()));
+        };
+        if !offsets.is_empty() {
+            producer.send_offsets_to_transaction(&list(offsets)?, &group, ASK_MAX)?;
+        }
+        producer.commit_transaction(Timeout::Never)
+    }
+
+    fn give_up(&mut self, why: String) -> Result<Outcome, Error> {
+        // An abort that fails leaves the producer in a state that cannot be repaired; a new one ends it as well.
+        self.abort()?;
+        Ok(Outcome::Aborted(why))
+    }
+}
+
+impl Log for KafkaLog {
+    fn poll(&mut self, wait: Duration) -> Result<Polled, Error> {
+        if let Some(producer) = &self.producer {
+            producer.poll(Duration::ZERO);
+        }
+        if let Some(part) = self.ends.pop_front() {
+            return Ok(Polled::End(part));
+        }
+        let found = match self.consumer.poll(wait) {
+            None => None,
+            Some(Ok(message)) => Some(Ok(incoming(&message, &mut self.names))),
+            Some(Err(error)) => Some(Err(error)),
+        };
+        if let Some(event) = self.rebalanced() {
+            // A record cannot come with a rebalance: one poll serves one event.
+            return Ok(event);
+        }
+        match found {
+            None => Ok(Polled::Idle),
+            Some(Ok(record)) => {
+                match self.next.get_mut(&record.part) {
+                    Some(next) => *next = record.offset + 1,
+                    None => return Ok(Polled::Idle),
+                }
+                Ok(Polled::Record(record))
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                self.ends.extend(self.reached(partition));
+                Ok(self.ends.pop_front().map_or(Polled::Idle, Polled::End))
+            }
+            Some(Err(error)) => poll_failed(&error),
+        }
+    }
+
+    fn assign(&mut self, parts: &[(Part, Option<i64>)]) -> Result<(), Error> {
+        let mut assignment = TopicPartitionList::new();
+        for (part, from) in parts {
+            let offset = from.map_or(Offset::Beginning, Offset::Offset);
+            assignment.add_partition_offset(&part.topic, part.partition, offset).map_err(refused)?;
+            self.next.insert(part.clone(), from.unwrap_or(0));
+        }
+        self.consumer.incremental_assign(&assignment).map_err(refused)
+    }
+
+    fn release(&mut self, parts: &[Part]) -> Result<(), Error> {
+        let mut gone = TopicPartitionList::new();
+        for part in parts {
+            gone.add_partition(&part.topic, part.partition);
+            self.next.remove(part);
+        }
+        self.ends.retain(|part| !parts.contains(part));
+        if parts.is_empty() { Ok(()) } else { self.consumer.incremental_unassign(&gone).map_err(refused) }
+    }
+
+    fn committed(&mut self, parts: &[Part]) -> Result<Vec<Option<i64>>, Error> {
+        let mut asked = TopicPartitionList::new();
+        for part in parts {
+            asked.add_partition(&part.topic, part.partition);
+        }
+        let found = self.consumer.committed_offsets(asked, ASK_MAX).map_err(refused)?;
+        let offset = |part: &Part| match found.find_partition(&part.topic, part.partition).map(|e| e.offset()) {
+            Some(Offset::Offset(offset)) => Some(offset),
+            Some(Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_)) | None => None,
+        };
+        Ok(parts.iter().map(offset).collect())
+    }
+
+    fn send(&mut self, record: Outgoing) -> Result<(), Error> {
+        self.begin()?;
+        let producer = self.producer()?;
+        let is_changelog = usize::from(self.options.changelogs.contains(&*record.topic));
+        let give_up = self.clock.elapsed() + SEND_MAX;
+        let mut headers = None;
+        for (name, value) in &record.headers {
+            let so_far: OwnedHeaders = headers.take().unwrap_or_default();
+            headers = Some(so_far.insert(Header { key: name, value: Some(value) }));
+        }
+        let mut outgoing: BaseRecord<'_, [u8], [u8], usize> = BaseRecord::with_opaque_to(&record.topic, is_changelog);
+        outgoing.partition = record.partition;
+        outgoing.key = record.key.as_deref();
+        outgoing.payload = record.value.as_deref();
+        outgoing.timestamp = Some(self.clock.now());
+        outgoing.headers = headers;
+        loop {
+            match producer.send(outgoing) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    if self.clock.elapsed() > give_up {
+                        return Err(Error::Kafka(format!("no room for a record within {SEND_MAX:?}")));
+                    }
+                    producer.poll(Duration::from_millis(5));
+                    outgoing = back;
+                }
+                Err((error, _)) => return Err(Error::Kafka(format!("{}: {error}", record.topic))),
+            }
+        }
+    }
+
+    fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<Outcome, Error> {
+        self.begin()?;
+        if let Err(why) = self.drain()? {
+            return self.give_up(why);
+        }
+        let ended = self.offsets_with_commit(offsets);
+        let ends = {
+            let mut inner = self.producer()?.context().inner.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut inner.ends)
+        };
+        match ended {
+            Ok(()) => {
+                self.in_transaction = false;
+                let ends = ends.into_iter().map(|((topic, partition), end)| (self.part(&topic, partition), end));
+                Ok(Outcome::Committed(ends.collect()))
+            }
+            Err(error) => match judge(&error) {
+                Verdict::Abort(why) => self.give_up(why),
+                Verdict::Unknown(why) => Ok(Outcome::Unknown(why)),
+                Verdict::Fenced(why) => Err(Error::Fenced(why)),
+            },
+        }
+    }
+
+    fn abort(&mut self) -> Result<(), Error> {
+        if !std::mem::take(&mut self.in_transaction) {
+            return Ok(());
+        }
+        let aborted = self.producer()?.abort_transaction(ASK_MAX);
+        if let Some(producer) = &self.producer {
+            *producer.context().inner.lock().unwrap_or_else(PoisonError::into_inner) = Delivered::default();
+        }
+        match aborted {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                tracing::warn!(%error, "abort failed; a new producer ends the transaction");
+                self.recreate()
+            }
+        }
+    }
+
+    fn recreate(&mut self) -> Result<(), Error> {
+        self.in_transaction = false;
+        // The old one must be gone before the new one fences it, or it might still send.
+        self.producer = None;
+        let context = Deliveries { inner: Mutex::default() };
+        let producer: BaseProducer<Deliveries> = create(&producer_config(&self.options)?, context)?;
+        producer.init_transactions(SEND_MAX).map_err(|e| Error::Kafka(format!("init_transactions: {e}")))?;
+        self.producer = Some(producer);
+        Ok(())
+    }
+
+    fn seek(&mut self, offsets: &[(Part, i64)]) -> Result<(), Error> {
+        self.ends.clear();
+        for (part, offset) in offsets {
+            self.next.insert(part.clone(), *offset);
+        }
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        let done = self.consumer.seek_partitions(list(offsets).map_err(refused)?, ASK_MAX).map_err(refused)?;
+        done.elements().iter().try_for_each(|element| element.error().map_err(refused))
+    }
+
+    fn partitions(&mut self, topic: &str) -> Result<Option<i32>, Error> {
+        let metadata = self.consumer.fetch_metadata(Some(topic), ASK_MAX).map_err(refused)?;
+        let count = metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none()).map(|t| t.partitions().len());
+        Ok(count.filter(|n| *n > 0).and_then(|n| i32::try_from(n).ok()))
+    }
+
+    fn beginning(&mut self, part: &Part) -> Result<i64, Error> {
+        let offsets = self.consumer.fetch_watermarks(&part.topic, part.partition, ASK_MAX).map_err(refused)?;
+        Ok(offsets.0)
+    }
+
+    fn lags(&self) -> Vec<(Part, i64)> {
+        let position = self.consumer.position().ok();
+        let lag = |part: &Part, next: i64| {
+            let (_, high) = ffi::heard_offsets(&self.consumer, &part.topic, part.partition)?;
+            Some((part.clone(), (high - stands_at(position.as_ref(), part, next)).max(0)))
+        };
+        self.next.iter().filter_map(|(part, next)| lag(part, *next)).collect()
+    }
+
+    fn restore(&mut self, part: &Part, from: i64, each: &mut RestoreEach<'_>) -> Result<i64, Error> {
+        let (low, high) = end_with_open_transactions(&self.options, part)?;
+        let from = from.max(low);
+        if from >= high {
+            return Ok(high.max(from));
+        }
+        let reader: BaseConsumer<Traced> = create(&restore_config(&self.options, "read_committed")?, Traced)?;
+        let mut start = TopicPartitionList::new();
+        start.add_partition_offset(&part.topic, part.partition, Offset::Offset(from)).map_err(refused)?;
+        reader.assign(&start).map_err(refused)?;
+        let mut give_up = self.clock.elapsed() + RESTORE_STILL_MAX;
+        loop {
+            match reader.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) => {
+                    if message.offset() < high {
+                        each(message.key().unwrap_or_default(), message.payload(), (message.offset(), high))?;
+                    }
+                    give_up = self.clock.elapsed() + RESTORE_STILL_MAX;
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) | None => {}
+                Some(Err(error)) => return Err(Error::Kafka(format!("restoring {part}: {error}"))),
+            }
+            let position = reader.position().ok();
+            let at = position.as_ref().and_then(|list| list.find_partition(&part.topic, part.partition));
+            if let Some(Offset::Offset(at)) = at.map(|element| element.offset())
+                && at >= high
+            {
+                return Ok(high);
+            }
+            if self.clock.elapsed() > give_up {
+                return Err(Error::Kafka(format!(
+                    "restoring {part}: nothing was read for {RESTORE_STILL_MAX:?} before offset {high}; is a transaction \
+                     left open on it? (kafka-transactions.sh find-hanging)"
+                )));
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        self.consumer.context().closing.store(true, Ordering::Relaxed);
+        if !self.options.static_membership {
+            self.consumer.unsubscribe();
+        }
+    }
+}
+
+impl Drop for KafkaLog {
+    fn drop(&mut self) {
+        // The wrapper polls until the consumer has closed, and would wait for ever on a deferred unassign.
+        self.consumer.context().closing.store(true, Ordering::Relaxed);
+    }
+}
+
+/// An answer of polling that is no record: most are over by the next poll.
+fn poll_failed(error: &KafkaError) -> Result<Polled, Error> {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => Err(Error::Kafka(format!(
+            "{error}: records that were not read yet are gone from the topic; raise its retention. To go on, set the \
+             group's offsets with kafka-consumer-groups.sh"
+        ))),
+        Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed) => {
+            Err(Error::Kafka(format!("{error}: grant what `portcullis topics acls` lists")))
+        }
+        Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::FencedInstanceId) => Err(Error::Fenced(error.to_string())),
+        Some(_) | None => {
+            tracing::warn!(%error, "kafka: poll");
+            Ok(Polled::Idle)
+        }
+    }
+}
+
+/// Where reading of a partition stands, passed markers included.
+fn stands_at(position: Option<&TopicPartitionList>, part: &Part, next: i64) -> i64 {
+    match position.and_then(|list| list.find_partition(&part.topic, part.partition)).map(|element| element.offset()) {
+        Some(Offset::Offset(offset)) => offset.max(next),
+        Some(Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_)) | None => next,
+    }
+}
+
+fn refused(error: KafkaError) -> Error {
+    Error::Kafka(error.to_string())
+}
+
+fn list(offsets: &[(Part, i64)]) -> Result<TopicPartitionList, KafkaError> {
+    let mut all = TopicPartitionList::with_capacity(offsets.len());
+    for (part, offset) in offsets {
+        all.add_partition_offset(&part.topic, part.partition, Offset::Offset(*offset))?;
+    }
+    Ok(all)
+}
+
+fn consumer_config(options: &KafkaOptions) -> Result<ClientConfig, Error> {
+    let mut config = options.client.config(
+        &[
+            ("session.timeout.ms", "10000"),
+            ("max.poll.interval.ms", "300000"),
+            ("fetch.wait.max.ms", "50"),
+            ("fetch.queue.backoff.ms", "10"),
+            ("fetch.message.max.bytes", "1048576"),
+            ("queued.min.messages", "20000"),
+            ("queued.max.messages.kbytes", "16384"),
+        ],
+        &[
+            ("group.id", &options.group),
+            ("isolation.level", "read_committed"),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("auto.offset.reset", "error"),
+            ("enable.partition.eof", "true"),
+            ("partition.assignment.strategy", "cooperative-sticky"),
+        ],
+    )?;
+    if options.static_membership {
+        config.set("group.instance.id", &options.member);
+    }
+    Ok(config)
+}
+
+fn producer_config(options: &KafkaOptions) -> Result<ClientConfig, Error> {
+    options.client.config(
+        &[
+            ("linger.ms", "5"),
+            ("batch.size", "1000000"),
+            ("batch.num.messages", "10000"),
+            ("compression.codec", "lz4"),
+            ("queue.buffering.max.messages", "500000"),
+            ("queue.buffering.max.kbytes", "262144"),
+        ],
+        &[
+            ("transactional.id", &options.member),
+            ("transaction.timeout.ms", TRANSACTION_MS),
+            ("partitioner", "murmur2_random"),
+        ],
+    )
+}
+
+/// No member of any group: partitions are assigned by hand and nothing is committed.
+fn restore_config(options: &KafkaOptions, isolation: &str) -> Result<ClientConfig, Error> {
+    let group = format!("{}-restore", options.group);
+    options.client.config(
+        &[
+            ("fetch.queue.backoff.ms", "10"),
+            ("fetch.message.max.bytes", "4194304"),
+            ("queued.max.messages.kbytes", "65536"),
+        ],
+        &[
+            ("group.id", &group),
+            ("isolation.level", isolation),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("auto.offset.reset", "error"),
+        ],
+    )
+}
+
+/// First and next offset, those of transactions that are still open included: a store restored only up to the last
+/// stable offset would miss what the task's previous owner committed a moment ago.
+fn end_with_open_transactions(options: &KafkaOptions, part: &Part) -> Result<(i64, i64), Error> {
+    let reader: BaseConsumer<Traced> = create(&restore_config(options, "read_uncommitted")?, Traced)?;
+    reader.fetch_watermarks(&part.topic, part.partition, ASK_MAX).map_err(refused)
+}
+
+/// Partitions of every topic of a cluster, by name.
+///
+/// # Errors
+/// The cluster does not answer.
+pub fn topic_partitions(client: &ClientOptions) -> Result<BTreeMap<String, i32>, Error> {
+    let reader: BaseConsumer<Traced> = create(&client.config(&[], &[])?, Traced)?;
+    let metadata = reader.fetch_metadata(None, ASK_MAX).map_err(|e| {
+        Error::Kafka(format!("{e}: no answer from {}; is the address right, and is the broker up?", client.bootstrap))
+    })?;
+    let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    Ok(metadata.topics().iter().map(|t| (t.name().to_owned(), count(t.partitions().len()))).collect())
+}

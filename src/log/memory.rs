@@ -214,6 +214,20 @@ impl Log for MemoryLog {
         Ok(self.broker.with(|inner| inner.topics.get(topic).map(|parts| parts.len() as i32)))
     }
 
+    fn beginning(&mut self, _part: &Part) -> Result<i64, Error> {
+        Ok(0)
+    }
+
+    fn lags(&self) -> Vec<(Part, i64)> {
+        self.broker.with(|inner| {
+            let end = |part: &Part| {
+                let of = inner.topics.get(&part.topic).and_then(|parts| parts.get(part.partition as usize));
+                of.map_or(0, |records| records.len() as i64)
+            };
+            self.positions.iter().map(|(part, position)| (part.clone(), end(part) - position)).collect()
+        })
+    }
+
     fn restore(&mut self, part: &Part, from: i64, each: &mut RestoreEach<'_>) -> Result<i64, Error> {
         let records = self.broker.with(|inner| {
             let of = inner.topics.get(&part.topic).and_then(|parts| parts.get(part.partition as usize));

@@ -5,19 +5,27 @@
 //! values. Nothing here is async.
 
 pub mod admin;
+mod client;
 mod ffi;
 pub mod follow;
 pub mod kafka;
 pub mod memory;
+pub mod metric;
 mod outbox;
+mod progress;
 pub mod publish;
 pub mod registry;
 mod stage;
+mod tasks;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use client::{ClientOptions, Traced, create, trace_error, trace_line};
 pub use outbox::{Outbox, Wiring};
+pub use progress::{Progress, Snapshot, TaskProgress};
+pub use stage::{Clock, Parts, Schemas, StageLoop, StageOptions, subscription};
+pub use tasks::Stores;
 
 use crate::event::Millis;
 
@@ -166,6 +174,16 @@ pub trait Log: Send {
     /// # Errors
     /// The cluster does not answer.
     fn partitions(&mut self, topic: &str) -> Result<Option<i32>, Error>;
+
+    /// The first offset that a partition still holds.
+    ///
+    /// # Errors
+    /// The cluster does not answer.
+    fn beginning(&mut self, part: &Part) -> Result<i64, Error>;
+
+    /// How many records of each partition that is being read were not polled yet, as far as was heard. Markers of
+    /// transactions may be among them.
+    fn lags(&self) -> Vec<(Part, i64)>;
 
     /// Reads a changelog partition, committed records only, from `from` up to its end counting open transactions as
     /// well; gives the offset reached.

@@ -3,6 +3,8 @@
 //! The broker tests need `make setup` once; `make test` runs it by itself.
 
 #![allow(
+    unreachable_pub,
+    missing_debug_implementations,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::disallowed_methods,
@@ -11,5 +13,6 @@
 )]
 
 mod schemas;
+mod stages;
 mod support;
 mod tidy;

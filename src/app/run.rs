@@ -1,0 +1,238 @@
+//! `portcullis run`: the four stages as threads of one consumer group.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::hash::{BuildHasher, Hasher};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use clap::Args;
+
+use super::clock::ProcessClock;
+use super::settings::Settings;
+use super::{telemetry, topology};
+use crate::engine::Env;
+use crate::event::wire::{Encoder, SchemaIds, WriterSchema};
+use crate::log::kafka::{KafkaLog, KafkaOptions, topic_partitions};
+use crate::log::{Clock, Error, Parts, Progress, Schemas, StageLoop, StageOptions, Stores, Wiring, subscription};
+use crate::state::{self, Folder, RocksStore, Shared};
+use crate::topology::{Stage, Topics};
+
+/// Run the job: read login events, keep state, publish verdicts and the blocklist
+///
+/// Start it as often as you like, each with a state folder of its own: all instances share the work. Stop it with
+/// SIGTERM; it commits what is in hand first.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  portcullis topics apply && portcullis run --state-dir /var/lib/portcullis --listen 127.0.0.1:9644")]
+pub struct RunArgs {
+    /// Folder for the state; one per instance [default: portcullis-state]
+    #[arg(long, env = "PORTCULLIS_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Address for /metrics, /livez, /readyz and /status [default: none]
+    #[arg(long, env = "PORTCULLIS_LISTEN", value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+    /// Stage threads of this process [default: 1]
+    #[arg(long, env = "PORTCULLIS_THREADS", value_name = "N")]
+    pub threads: Option<usize>,
+    /// End once everything there was has been worked off
+    #[arg(long)]
+    pub until_caught_up: bool,
+}
+
+/// Everything that the threads of a job share.
+#[derive(Clone)]
+pub struct Job {
+    pub settings: Settings,
+    pub env: Arc<Env>,
+    pub topics: Topics,
+    /// Partitions of every topic that exists.
+    pub found: BTreeMap<String, i32>,
+    pub clock: Arc<dyn Clock>,
+    pub schemas: Arc<dyn Schemas>,
+    pub ids: SchemaIds,
+    pub progress: Arc<Progress>,
+    pub stop: Arc<AtomicBool>,
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Runs until it is told to stop.
+///
+/// # Errors
+/// A setting, a topic or the state is wrong, or a thread ended with an error.
+pub fn run(args: &RunArgs, settings: Settings, stop: Arc<AtomicBool>) -> Result<()> {
+    let env = topology::env(&settings, None)?;
+    let topics = topology::topics(&settings)?;
+    if settings.hash_key_is_derived {
+        tracing::warn!("hash_key is not set: whoever knows the application id can choose names that collide");
+    }
+    let found = topic_partitions(&settings.client)?;
+    check_topics(&topics, &found)?;
+    let folder = Folder::take(&settings.state_dir, &settings.application_id, &new_instance())?;
+    let metrics = telemetry::metrics()?;
+    let progress = Arc::new(Progress::default());
+    if let Some(listen) = &settings.listen {
+        let shown = Arc::clone(&progress);
+        let status = Arc::new(move || serde_json::to_value(shown.snapshot()).unwrap_or_default());
+        let address = telemetry::serve(listen, metrics, Some(Arc::clone(&progress)), status)?;
+        tracing::info!(%address, "serving /metrics, /livez, /readyz and /status");
+    }
+    let (schemas, ids) = schemas(&settings)?;
+    let clock: Arc<dyn Clock> = Arc::new(ProcessClock::real());
+    let job = Job { settings, env, topics, found, clock, schemas, ids, progress, stop };
+    job.run(&Arc::new(folder), args.until_caught_up)
+}
+
+impl Job {
+    /// Starts the threads and waits for their end. The first error stops all.
+    ///
+    /// # Errors
+    /// That of the first thread that failed.
+    pub fn run(&self, folder: &Arc<Folder>, until_caught_up: bool) -> Result<()> {
+        let shared = Shared::new(self.settings.cache_mib << 20);
+        let failed: Arc<Mutex<Option<Error>>> = Arc::default();
+        let mut threads = Vec::new();
+        for number in 0..self.settings.threads {
+            let (job, folder, shared, failed) = (self.clone(), Arc::clone(folder), shared.clone(), Arc::clone(&failed));
+            let stages = thread::Builder::new().name(format!("stages-{number}"));
+            threads.push(stages.spawn(move || {
+                if let Err(error) = job.stages(number, &folder, shared, until_caught_up) {
+                    tracing::error!(thread = number, %error, "stage thread ended");
+                    failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                }
+                job.stop.store(true, Ordering::Relaxed);
+            })?);
+        }
+        for thread in threads {
+            thread.join().map_err(|_| anyhow!("a stage thread panicked; the log above has its words"))?;
+        }
+        let error = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        error.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// One thread: its log, its loop.
+    fn stages(&self, number: usize, folder: &Arc<Folder>, shared: Shared, until_caught_up: bool) -> Result<(), Error> {
+        let member = format!("{}-{}-{number}", self.settings.application_id, folder.instance());
+        let options = KafkaOptions {
+            client: self.settings.client.clone(),
+            group: self.settings.application_id.clone(),
+            member,
+            topics: subscription(&self.topics),
+            changelogs: Stage::ALL.into_iter().map(|stage| self.topics.changelog(stage)).collect(),
+            static_membership: true,
+        };
+        let log = KafkaLog::new(options, Arc::clone(&self.clock))?;
+        let encoder = Encoder::new(self.settings.format, self.ids).map_err(|e| Error::Setup(e.to_string()))?;
+        let partitions = Stage::ALL.into_iter().map(|stage| {
+            (stage, self.found.get(&self.topics.input(stage)).copied().unwrap_or(1))
+        });
+        let wiring = Wiring { topics: self.topics.clone(), encoder, partitions: partitions.collect() };
+        let mut stages = StageLoop::new(
+            log,
+            Parts {
+                env: Arc::clone(&self.env),
+                wiring: Arc::new(wiring),
+                stores: Box::new(OnDisk { folder: Arc::clone(folder), shared }),
+                schemas: Arc::clone(&self.schemas),
+                clock: Arc::clone(&self.clock),
+                progress: Arc::clone(&self.progress),
+                options: StageOptions {
+                    application_id: self.settings.application_id.clone(),
+                    commit_interval: std::time::Duration::from_millis(self.settings.commit_interval_ms),
+                    tenant: self.settings.input_tenant.clone(),
+                },
+            },
+        );
+        while !self.stop.load(Ordering::Relaxed) {
+            stages.turn()?;
+            if until_caught_up && self.progress.is_caught_up() {
+                break;
+            }
+        }
+        stages.finish()
+    }
+}
+
+/// Stores in the state folder.
+struct OnDisk {
+    folder: Arc<Folder>,
+    shared: Shared,
+}
+
+impl Stores for OnDisk {
+    fn open(&mut self, stage: Stage, partition: i32) -> Result<Box<dyn state::Store>, state::Error> {
+        let path = self.folder.task(stage, partition);
+        std::fs::create_dir_all(&path)
+            .map_err(|e| state::Error::Unusable { path: path.display().to_string(), what: e.to_string() })?;
+        Ok(Box::new(RocksStore::open(&path, &self.shared)?))
+    }
+
+    fn wipe(&mut self, stage: Stage, partition: i32) -> Result<(), state::Error> {
+        let path = self.folder.task(stage, partition);
+        std::fs::remove_dir_all(&path)
+            .map_err(|e| state::Error::Unusable { path: path.display().to_string(), what: e.to_string() })
+    }
+}
+
+/// Ids that the settings list, for the bundled login-event schema.
+struct Listed(Vec<u32>);
+
+impl Schemas for Listed {
+    fn writer(&self, id: u32) -> Option<Arc<WriterSchema>> {
+        self.0.contains(&id).then(|| Arc::new(WriterSchema::Bundled))
+    }
+}
+
+/// Where writer schemas come from, and the ids of our own.
+///
+/// # Errors
+/// The registry does not take our schemas.
+pub fn schemas(settings: &Settings) -> Result<(Arc<dyn Schemas>, SchemaIds)> {
+    Ok((Arc::new(Listed(settings.schema_ids.clone())), SchemaIds::default()))
+}
+
+/// `run` makes no topics: it says what is missing and what to type.
+fn check_topics(topics: &Topics, found: &BTreeMap<String, i32>) -> Result<()> {
+    let missing: Vec<String> = topics.all().into_iter().map(|t| t.name).filter(|name| !found.contains_key(name)).collect();
+    if !missing.is_empty() {
+        bail!("topics are missing: {}\ntype: portcullis topics apply", missing.join(", "));
+    }
+    for stage in Stage::ALL {
+        let (input, changelog) = (topics.input(stage), topics.changelog(stage));
+        let count = |name: &str| found.get(name).copied().unwrap_or_default();
+        if count(&changelog) < count(&input) {
+            bail!(
+                "{input} has {} partitions and {changelog} only {}: every task needs one of its own\n\
+                 set the partitions of login-events in topology/topics.yaml to {}, then type: portcullis topics apply",
+                count(&input), count(&changelog), count(&input)
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A name that no other instance has.
+fn new_instance() -> String {
+    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    format!("{random:016x}")
+}
+
+/// Sets the flag on SIGTERM and SIGINT; a second signal ends the process at once.
+///
+/// # Errors
+/// The signals cannot be listened to.
+pub fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop)).context("signals")?;
+        signal_hook::flag::register(signal, Arc::clone(&stop)).context("signals")?;
+    }
+    Ok(stop)
+}

@@ -1,0 +1,130 @@
+//! The stage loop end to end on the log in memory: events in, verdicts and blocks out, whatever goes wrong in between.
+
+use portcullis::engine::Counter;
+use portcullis::log::memory::Fault;
+
+use crate::support::stages::Installation;
+
+const START: i64 = 1_561_682_400_000;
+
+/// A failed login of one address on one account.
+fn failure(number: i64, ip: &str, account: &str) -> (i64, String) {
+    let at = START + number * 1_000;
+    let json = format!(
+        r#"{{"event_id":"e{number}-{ip}","occurred_at":{at},"account":"{account}","outcome":"FAILURE","failure_reason":"WRONG_PASSWORD","source_ip":"{ip}"}}"#
+    );
+    (at, json)
+}
+
+/// Twenty failures of one address on twenty accounts, and somebody else's few.
+fn attack(installation: &Installation) {
+    for n in 0..20 {
+        let (at, json) = failure(n, "203.0.113.9", &format!("user{n}@mail.example"));
+        installation.publish(0, at, &json);
+        if n % 5 == 0 {
+            let (at, json) = failure(n, "198.51.100.7", "one@mail.example");
+            installation.publish(0, at, &json);
+        }
+    }
+    installation.set_now(START + 20_000);
+}
+
+fn summary(installation: &Installation) -> (Vec<(String, Option<serde_json::Value>)>, Vec<(String, Option<serde_json::Value>)>) {
+    (installation.output("verdicts"), installation.output("blocklist"))
+}
+
+#[test]
+fn an_address_that_fails_on_many_accounts_is_on_the_blocklist_and_nobody_else() {
+    let mut installation = Installation::new(1);
+    attack(&installation);
+    installation.settle();
+    let blocked = installation.output("blocklist");
+    let seen: Vec<(&str, &str, &str)> = blocked
+        .iter()
+        .map(|(key, entry)| {
+            let entry = entry.as_ref().unwrap();
+            (key.as_str(), entry["action"].as_str().unwrap(), entry["playbook"].as_str().unwrap())
+        })
+        .collect();
+    // Ten accounts, then twenty failures: of two claims the one that ends later shows.
+    let address = "default|IP|203.0.113.9";
+    assert_eq!(seen, [(address, "BLOCK", "ip-account-fanout"), (address, "BLOCK", "ip-failure-rate")]);
+    let counts = installation.counts();
+    assert_eq!((counts.get(Counter::EventsIn), counts.accounted()), (24, 24));
+}
+
+#[test]
+fn a_block_that_ends_is_lifted_by_a_tombstone_when_time_passes() {
+    let mut installation = Installation::new(1);
+    attack(&installation);
+    installation.settle();
+    installation.set_now(START + 20 * 60_000);
+    for _ in 0..100 {
+        installation.turn();
+    }
+    let last = installation.output("blocklist").pop().unwrap();
+    assert_eq!(last, ("default|IP|203.0.113.9".to_owned(), None));
+}
+
+#[test]
+fn commits_that_abort_or_whose_outcome_is_unknown_change_nothing() {
+    let mut calm = Installation::new(1);
+    attack(&calm);
+    calm.settle();
+    let expected = summary(&calm);
+    for fault in [Fault::Aborts, Fault::UnknownCommitted, Fault::UnknownLost] {
+        for at in 0..12 {
+            let mut installation = Installation::new(1);
+            attack(&installation);
+            for _ in 0..at {
+                installation.turn();
+            }
+            installation.broker.fail_commits(&[fault, fault]);
+            installation.settle();
+            assert_eq!(summary(&installation), expected, "{fault:?} after {at} turns");
+            assert_eq!(installation.counts().get(Counter::EventsIn), 24, "{fault:?} after {at} turns");
+        }
+    }
+}
+
+#[test]
+fn a_kill_at_any_turn_changes_nothing() {
+    let mut calm = Installation::new(1);
+    attack(&calm);
+    calm.settle();
+    let expected = summary(&calm);
+    for at in 0..60 {
+        let mut installation = Installation::new(1);
+        attack(&installation);
+        for _ in 0..at {
+            installation.turn();
+        }
+        installation.kill();
+        installation.settle();
+        assert_eq!(summary(&installation), expected, "killed after {at} turns");
+    }
+}
+
+#[test]
+fn a_lost_disk_is_restored_from_the_changelog() {
+    let mut installation = Installation::new(1);
+    attack(&installation);
+    installation.settle();
+    // Sums of the last second go to the site when it is over.
+    installation.set_now(START + 30_000);
+    for _ in 0..100 {
+        installation.turn();
+    }
+    let rows = installation.disks.rows();
+    installation.kill();
+    installation.disks = crate::support::stages::Disks::default();
+    installation.settle();
+    let restored = installation.disks.rows();
+    for (place, before) in rows {
+        let after = &restored[&place];
+        let differing: Vec<_> = before.iter().filter(|(key, value)| after.get(*key) != Some(*value)).map(|(key, _)| key).collect();
+        // Time went on: a mark moves the clock and nothing else.
+        assert!(differing.iter().all(|key| key.kind_byte() == 1), "{place:?}: {differing:?}");
+        assert_eq!(before.len(), after.len(), "{place:?}");
+    }
+}
