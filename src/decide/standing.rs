@@ -9,24 +9,38 @@ use crate::event::{Action, Millis};
 
 /// Most claims on one entity. A further playbook replaces the claim that ends first.
 pub const CLAIMS_MAX: usize = 8;
+/// Most offences remembered of one entity: each playbook's, live and in shadow.
+const OFFENCES_MAX: usize = 2 * CLAIMS_MAX;
 
 /// One playbook's wish about one entity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     pub playbook: Box<str>,
     pub action: Action,
-    /// A claim in shadow holds its episode open and shows nothing.
+    /// A claim in shadow, or one that restricts nobody, holds its episode open and shows nothing.
     pub live: bool,
     pub since: Millis,
     pub until: Millis,
+    /// By how much it is prolonged while the entity goes on: the step of the ladder that it stands on.
+    pub step_ms: Millis,
     pub verdict_id: Box<str>,
     pub reason: Box<str>,
 }
 
-/// How often a playbook found an entity: its place on the ladder.
+impl Claim {
+    /// Whether it is time to prolong it. Once half a step has passed and not before, so that a flood of attempts is
+    /// not a flood of blocklist records.
+    #[must_use]
+    pub const fn wants_prolonging(&self, now: Millis) -> bool {
+        self.until.saturating_sub(now) <= self.step_ms / 2
+    }
+}
+
+/// How often a playbook found an entity: its place on the ladder. What happened in shadow is held against nobody.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Offence {
     playbook: Box<str>,
+    live: bool,
     count: u32,
     forgotten_at: Millis,
 }
@@ -59,10 +73,11 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// The claim of a playbook that is in force.
+    /// The claim of a playbook that is in force, in the same mode: a playbook that goes live does not go on with the
+    /// episode it opened in shadow.
     #[must_use]
-    pub fn claim(&self, playbook: &str, now: Millis) -> Option<&Claim> {
-        self.claims.iter().find(|c| &*c.playbook == playbook && c.until > now)
+    pub fn claim(&self, playbook: &str, live: bool, now: Millis) -> Option<&Claim> {
+        self.claims.iter().find(|c| &*c.playbook == playbook && c.live == live && c.until > now)
     }
 
     /// The strongest claim in force: what an edge does now.
@@ -74,22 +89,22 @@ impl Standing {
     /// Whether somebody is kept out now.
     #[must_use]
     pub fn blocked_by(&self, now: Millis) -> Option<&Claim> {
-        self.in_force(now).filter(|c| c.action == Action::Block)
+        self.claims.iter().filter(|c| c.live && c.until > now && c.action == Action::Block).max_by_key(|c| c.until)
     }
 
     /// Takes note of an offence and gives its number within the memory of the ladder, from 1.
-    pub fn offend(&mut self, playbook: &str, now: Millis, memory_ms: Millis) -> u32 {
+    pub fn offend(&mut self, playbook: &str, live: bool, now: Millis, memory_ms: Millis) -> u32 {
         self.offences.retain(|o| o.forgotten_at > now);
         let forgotten_at = now.saturating_add(memory_ms);
-        if let Some(offence) = self.offences.iter_mut().find(|o| &*o.playbook == playbook) {
+        if let Some(offence) = self.offences.iter_mut().find(|o| &*o.playbook == playbook && o.live == live) {
             offence.count = offence.count.saturating_add(1);
             offence.forgotten_at = forgotten_at;
             return offence.count;
         }
-        if self.offences.len() == CLAIMS_MAX {
+        if self.offences.len() == OFFENCES_MAX {
             self.offences.remove(0);
         }
-        self.offences.push(Offence { playbook: playbook.into(), count: 1, forgotten_at });
+        self.offences.push(Offence { playbook: playbook.into(), live, count: 1, forgotten_at });
         1
     }
 
@@ -105,11 +120,26 @@ impl Standing {
         self.claims.push(claim);
     }
 
-    /// Prolongs the claim of a playbook.
-    pub fn prolong(&mut self, playbook: &str, until: Millis) {
-        if let Some(claim) = self.claims.iter_mut().find(|c| &*c.playbook == playbook) {
-            claim.until = claim.until.max(until);
+    /// Prolongs by its own step each claim that `which` takes and that wants it; whether any was.
+    pub fn prolong(&mut self, now: Millis, which: impl Fn(&Claim) -> bool) -> bool {
+        let mut any = false;
+        for claim in &mut self.claims {
+            if claim.until > now && claim.wants_prolonging(now) && which(claim) {
+                claim.until = now.saturating_add(claim.step_ms);
+                any = true;
+            }
         }
+        any
+    }
+
+    /// Lets every claim end that ended by `now`, each at its own time: what is published does not depend on when
+    /// somebody looked.
+    pub fn let_end(&mut self, now: Millis) -> Vec<Change> {
+        let mut changes = Vec::new();
+        while let Some(end) = self.next_end().filter(|end| *end <= now) {
+            changes.extend(self.settle(end));
+        }
+        changes
     }
 
     /// Brings the published entry in line with the claims at stream time `now`; `None` when it already is.
@@ -127,7 +157,7 @@ impl Standing {
             return None;
         }
         self.shown = wanted;
-        self.generation = (self.generation + 1).max(now);
+        self.generation = self.generation.saturating_add(1).max(now);
         let generation = self.generation;
         Some(match &self.shown {
             Some(shown) => Change::Put { shown: shown.clone(), generation },
@@ -141,10 +171,105 @@ impl Standing {
         self.claims.iter().map(|c| c.until).min()
     }
 
-    /// When nothing of it matters any more.
+    /// From when nothing of it matters any more: never while a claim is held, since its end must still be published.
+    /// The generation is kept until stream time has passed it, so that the next one is larger without it.
     #[must_use]
     pub fn forgotten_at(&self) -> Millis {
-        let claims = self.claims.iter().map(|c| c.until);
-        claims.chain(self.offences.iter().map(|o| o.forgotten_at)).max().unwrap_or_default()
+        if !self.claims.is_empty() {
+            return Millis::MAX;
+        }
+        let offences = self.offences.iter().map(|o| o.forgotten_at);
+        offences.max().unwrap_or(Millis::MIN).max(self.generation.saturating_add(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn claim(playbook: &str, action: Action, since: Millis, until: Millis) -> Claim {
+        Claim {
+            playbook: playbook.into(),
+            action,
+            live: true,
+            since,
+            until,
+            step_ms: until - since,
+            verdict_id: playbook.into(),
+            reason: "why".into(),
+        }
+    }
+
+    #[test]
+    fn the_strongest_claim_shows_and_the_next_one_when_it_ends() {
+        let mut standing = Standing::default();
+        standing.add(claim("a", Action::Challenge, 0, 900));
+        assert!(matches!(standing.settle(0), Some(Change::Put { .. })));
+        standing.add(claim("b", Action::Block, 100, 400));
+        let Some(Change::Put { shown, .. }) = standing.settle(100) else { panic!() };
+        assert_eq!((shown.action, shown.since, shown.until), (Action::Block, 0, 400));
+        standing.add(claim("c", Action::Challenge, 200, 300));
+        assert_eq!(standing.settle(200), None, "a weaker claim changes nothing that shows");
+        let changes = standing.let_end(1_000);
+        let [Change::Put { shown, generation: 400 }, Change::Lift { generation: 900 }] = &changes[..] else {
+            panic!("{changes:?}")
+        };
+        assert_eq!((shown.action, shown.until), (Action::Challenge, 900));
+    }
+
+    #[test]
+    fn a_full_list_gives_up_the_claim_that_ends_first() {
+        let mut standing = Standing::default();
+        for n in 0..=CLAIMS_MAX as i64 {
+            standing.add(claim(&format!("p{n}"), Action::Block, 0, 100 + n));
+        }
+        assert_eq!(standing.claims.len(), CLAIMS_MAX);
+        assert_eq!(standing.next_end(), Some(101));
+    }
+
+    proptest! {
+        /// Whatever is claimed, prolonged and left to end, generations grow, the entry is what is in force, and a row
+        /// that was forgotten when it says it may be goes on as if it had been kept.
+        #[test]
+        fn generations_grow_even_over_a_forgotten_row(
+            steps in prop::collection::vec((0usize..4, 0i64..500, 1i64..400, any::<bool>()), 1..60),
+        ) {
+            let actions = [Action::Throttle, Action::Challenge, Action::Block, Action::Block];
+            let mut standing = Standing::default();
+            let (mut now, mut last, mut shown): (Millis, i64, Option<Shown>) = (1_000, 0, None);
+            for (playbook, pause, length, renews) in steps {
+                now += pause;
+                let mut changes = standing.let_end(now);
+                if standing.forgotten_at() <= now {
+                    standing = Standing::default();
+                }
+                let id = format!("p{playbook}");
+                if renews {
+                    standing.prolong(now, |c| *c.playbook == *id);
+                } else {
+                    standing.offend(&id, true, now, 2 * length);
+                    standing.add(claim(&id, actions[playbook], now, now + length));
+                }
+                changes.extend(standing.settle(now));
+                for change in changes {
+                    let generation = match change {
+                        Change::Put { shown: put, generation } => {
+                            shown = Some(put);
+                            generation
+                        }
+                        Change::Lift { generation } => {
+                            prop_assert!(shown.take().is_some(), "lifted what did not show");
+                            generation
+                        }
+                    };
+                    prop_assert!(generation > last, "{generation} after {last}");
+                    last = generation;
+                }
+                let in_force = standing.in_force(now).map(|c| (c.action, c.until));
+                prop_assert_eq!(in_force, shown.as_ref().map(|s| (s.action, s.until)));
+            }
+        }
     }
 }

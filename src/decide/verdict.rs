@@ -30,67 +30,72 @@ pub struct Decision {
     pub due: Option<Millis>,
 }
 
-/// Decides. Within an open episode nothing new is said; the claim is prolonged once half of it has passed.
+/// Whether there is nothing to say about an entity, whatever is found: the playbook is off, or its episode is open and
+/// need not be prolonged yet.
+#[must_use]
+pub fn is_settled(playbook: &Playbook, standing: &Standing, now: Millis) -> bool {
+    let claim = |mode| standing.claim(&playbook.id, restricts(playbook, mode), now);
+    playbook.mode.verdict_mode().is_none_or(|mode| claim(mode).is_some_and(|c| !c.wants_prolonging(now)))
+}
+
+/// Decides. Within an open episode nothing new is said; its claim is prolonged.
 pub fn decide(playbook: &Playbook, found: &Found, standing: &mut Standing, case: &Case<'_>) -> Decision {
     let Some(mode) = playbook.mode.verdict_mode() else { return Decision::default() };
     let now = case.now;
-    if let Some(claim) = standing.claim(&playbook.id, now) {
-        return prolong(claim.since, claim.until, playbook, standing, now);
+    let live = restricts(playbook, mode);
+    if standing.claim(&playbook.id, live, now).is_some() {
+        standing.prolong(now, |claim| *claim.playbook == *playbook.id);
+        return Decision { verdict: None, change: standing.settle(now), due: standing.next_end() };
     }
-    let offence = standing.offend(&playbook.id, now, playbook.then.ladder_memory);
-    let until = step(playbook, offence).map(|ms| now.saturating_add(ms));
-    let verdict = verdict(playbook, found, case, mode, until);
-    let mut decision = Decision::default();
-    if let Some(until) = until {
-        standing.add(Claim {
-            playbook: playbook.id.as_str().into(),
-            action: playbook.then.action,
-            live: mode == Mode::Live && playbook.then.action.restricts(),
-            since: now,
-            until,
-            verdict_id: verdict.verdict_id.as_str().into(),
-            reason: verdict.explanation.as_str().into(),
-        });
-        decision.change = standing.settle(now);
-        decision.due = Some(until);
-    }
-    decision.verdict = Some(Box::new(verdict));
-    decision
-}
-
-fn prolong(since: Millis, until: Millis, playbook: &Playbook, standing: &mut Standing, now: Millis) -> Decision {
-    let length = until.saturating_sub(since);
-    // Prolonged at most every half step, so a flood of attempts is not a flood of blocklist records.
-    let step_ms = playbook.then.ladder.iter().copied().filter(|ms| *ms <= length).max().unwrap_or(length);
-    if until.saturating_sub(now) > step_ms / 2 {
-        return Decision::default();
-    }
+    let step_ms = if playbook.then.ladder.is_empty() {
+        // Restricts nobody. Its episode lasts as long as its window, so that one finding is one verdict.
+        playbook.over
+    } else {
+        step(playbook, standing.offend(&playbook.id, live, now, playbook.then.ladder_memory))
+    };
     let until = now.saturating_add(step_ms);
-    standing.prolong(&playbook.id, until);
-    Decision { verdict: None, change: standing.settle(now), due: Some(until) }
+    let verdict = verdict(playbook, found, case, mode, playbook.then.action.restricts().then_some(until));
+    standing.add(Claim {
+        playbook: playbook.id.as_str().into(),
+        action: playbook.then.action,
+        live,
+        since: now,
+        until,
+        step_ms,
+        verdict_id: verdict.verdict_id.as_str().into(),
+        reason: verdict.explanation.as_str().into(),
+    });
+    Decision { verdict: Some(Box::new(verdict)), change: standing.settle(now), due: standing.next_end() }
 }
 
-/// The step of the ladder for the n-th offence, from 1.
-fn step(playbook: &Playbook, offence: u32) -> Option<Millis> {
-    let last = playbook.then.ladder.len().checked_sub(1)?;
-    playbook.then.ladder.get((offence.saturating_sub(1) as usize).min(last)).copied()
+fn restricts(playbook: &Playbook, mode: Mode) -> bool {
+    mode == Mode::Live && playbook.then.action.restricts()
 }
 
-/// Deterministic: a hash of tenant, playbook, scope, value and the episode (the event that opened it).
+/// The step of the ladder for the n-th offence, from 1; the last one repeats.
+fn step(playbook: &Playbook, offence: u32) -> Millis {
+    let ladder = &playbook.then.ladder;
+    let at = usize::try_from(offence.saturating_sub(1)).unwrap_or(usize::MAX);
+    ladder.get(at).or(ladder.last()).copied().unwrap_or(playbook.over)
+}
+
+/// Deterministic: a hash of tenant, playbook, scope, value and the episode: the event that opened it, with its time,
+/// since an id may come twice.
 #[must_use]
-pub fn verdict_id(entity: &Entity, playbook: &str, episode: &str) -> String {
+pub fn verdict_id(entity: &Entity, playbook: &str, event_id: &str, occurred_at: Millis) -> String {
     let mut hash = Sha256::new();
-    for part in [&entity.tenant, playbook, entity.scope.as_str(), &entity.value, episode] {
+    for part in [&entity.tenant, playbook, entity.scope.as_str(), &entity.value, event_id] {
         hash.update((part.len() as u32).to_be_bytes());
         hash.update(part.as_bytes());
     }
+    hash.update(occurred_at.to_be_bytes());
     hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn verdict(playbook: &Playbook, found: &Found, case: &Case<'_>, mode: Mode, until: Option<Millis>) -> Verdict {
     let entity = case.entity;
     Verdict {
-        verdict_id: verdict_id(entity, &playbook.id, case.event_id),
+        verdict_id: verdict_id(entity, &playbook.id, case.event_id, case.occurred_at),
         tenant: entity.tenant.to_string(),
         occurred_at: case.occurred_at,
         playbook: playbook.id.clone(),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Found;
 use crate::event::{Millis, Source};
+use crate::topology::format_duration;
 
 /// What the source stage knows of an attempt's source and pair, carried to the account's owner.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -28,6 +29,8 @@ pub struct SuccessFacts<'a> {
     pub blocked_by: Option<&'a str>,
     /// When that was known.
     pub known_at: Millis,
+    /// The account's last success before this one that was not flagged, as far as it is remembered.
+    pub last_success: Option<Millis>,
 }
 
 /// Judges a success.
@@ -38,9 +41,21 @@ pub fn stranger_success(facts: &SuccessFacts<'_>) -> Option<Found> {
     }
     let late_by = facts.known_at.saturating_sub(facts.at).max(0);
     let when = if late_by == 0 { "is blocked".to_owned() } else { format!("was blocked {} s later", late_by / 1000) };
+    let mut measures = BTreeMap::from([("seconds_to_identification".to_owned(), late_by as f64 / 1000.0)]);
+    let idle = facts.last_success.map(|last| facts.at.saturating_sub(last).max(0));
+    if let Some(idle) = idle {
+        measures.insert("seconds_since_last_login".to_owned(), idle as f64 / 1000.0);
+    }
+    let before = match idle {
+        Some(idle) => format!("The account's login before that was {} earlier.", format_duration(idle / 1000 * 1000)),
+        None => "No login of the account is remembered before that.".to_owned(),
+    };
     Some(Found {
-        measures: BTreeMap::from([("seconds_to_identification".to_owned(), late_by as f64 / 1000.0)]),
-        explanation: format!("A source that never logged in to this account before, {}, got in and {when}.", facts.source),
+        measures,
+        explanation: format!(
+            "A source that never logged in to this account before, {}, got in and {when}. {before}",
+            facts.source
+        ),
         window_start: facts.at,
         window_end: facts.known_at.max(facts.at),
     })

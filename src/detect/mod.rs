@@ -8,7 +8,7 @@ mod threshold;
 use std::collections::BTreeMap;
 
 pub use compromise::{SourceFacts, SuccessFacts, stranger_success};
-pub use surge::{SiteFigures, SurgeBounds, SurgeJudgement, judge_surge};
+pub use surge::{SiteFigures, SurgeBound, SurgeBounds, SurgeJudgement, Usual, judge_surge};
 pub use threshold::{Measures, look};
 
 use crate::event::Millis;

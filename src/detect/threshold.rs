@@ -7,26 +7,28 @@ use std::collections::BTreeMap;
 use super::Found;
 use crate::event::AttackState;
 use crate::topology::{Measure, Playbook, format_duration};
-use crate::window::Totals;
+use crate::window::Tally;
 
-/// Everything that a bound may compare, about one entity.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Measures {
-    pub totals: Totals,
+/// Everything that a bound may compare, about one entity. A measure is taken when a bound asks for it, and not before:
+/// distinct counts of large sets cost something.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Measures<'a> {
+    /// Of the playbook's window; `None` when nothing was heard in it.
+    pub tally: Option<&'a Tally>,
     pub addresses_blocked: u64,
     pub good_accounts: u64,
 }
 
-impl Measures {
+impl Measures<'_> {
     fn value(&self, measure: Measure) -> f64 {
-        let totals = &self.totals;
+        let (attempts, failures) = self.tally.map(Tally::attempts_and_failures).unwrap_or_default();
         match measure {
-            Measure::Attempts => totals.attempts as f64,
-            Measure::Failures => totals.failures as f64,
-            Measure::FailureShare if totals.attempts == 0 => 0.0,
-            Measure::FailureShare => totals.failures as f64 / totals.attempts as f64,
-            Measure::AccountsFailed => totals.accounts_failed as f64,
-            Measure::Sources => totals.sources as f64,
+            Measure::Attempts => attempts as f64,
+            Measure::Failures => failures as f64,
+            Measure::FailureShare if attempts == 0 => 0.0,
+            Measure::FailureShare => failures as f64 / attempts as f64,
+            Measure::AccountsFailed => self.tally.map_or(0, Tally::accounts_failed) as f64,
+            Measure::Sources => self.tally.map_or(0, Tally::sources) as f64,
             Measure::AddressesBlocked => self.addresses_blocked as f64,
             Measure::GoodAccounts => self.good_accounts as f64,
         }
@@ -35,12 +37,8 @@ impl Measures {
 
 /// Compares; `None` when a bound does not hold. `who` is the entity as people read it.
 #[must_use]
-pub fn look(playbook: &Playbook, measures: &Measures, state: AttackState, who: &str) -> Option<Found> {
-    let scale = if playbook.scale_by_good_accounts {
-        1.0 + ((1 + measures.good_accounts) as f64).log2()
-    } else {
-        1.0
-    };
+pub fn look(playbook: &Playbook, measures: &Measures<'_>, state: AttackState, who: &str) -> Option<Found> {
+    let scale = if playbook.scale_by_good_accounts { 1.0 + ((1 + measures.good_accounts) as f64).log2() } else { 1.0 };
     for (measure, bound) in &playbook.trigger {
         let value = measures.value(*measure);
         let least = bound.at_least.map(|t| threshold(*measure, t.at(state), scale));
@@ -55,7 +53,8 @@ fn threshold(measure: Measure, at_least: f64, scale: f64) -> f64 {
     if measure.is_count() { (at_least * scale).ceil() } else { at_least }
 }
 
-fn explain(playbook: &Playbook, measures: &Measures, state: AttackState, scale: f64, who: &str) -> Found {
+fn explain(playbook: &Playbook, measures: &Measures<'_>, state: AttackState, scale: f64, who: &str) -> Found {
+    let (window_start, window_end) = measures.tally.map(Tally::span).unwrap_or_default();
     let mut compared = BTreeMap::new();
     let mut parts = Vec::new();
     for (measure, bound) in &playbook.trigger {
@@ -72,21 +71,30 @@ fn explain(playbook: &Playbook, measures: &Measures, state: AttackState, scale: 
     Found {
         measures: compared,
         explanation: format!(
-            "{who} in {}: {} ({}).",
+            "{} in {}: {} ({}).",
+            readable(who),
             format_duration(playbook.over),
             parts.join(", "),
             state.as_str().to_ascii_lowercase()
         ),
-        window_start: measures.totals.window_start,
-        window_end: measures.totals.window_end,
+        window_start,
+        window_end,
     }
+}
+
+/// A name that an attacker may have chosen, as a part of a sentence: cut, and without control characters.
+fn readable(who: &str) -> String {
+    const CHARS_MAX: usize = 128;
+    who.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(CHARS_MAX).collect()
 }
 
 fn phrase(measure: Measure, value: f64, least: f64) -> String {
     match measure {
         Measure::Attempts => format!("{value} attempts (at least {least})"),
         Measure::Failures => format!("{value} failed attempts by strangers (at least {least})"),
-        Measure::FailureShare => format!("{:.0} % of strangers' attempts failed (at least {:.0} %)", value * 100.0, least * 100.0),
+        Measure::FailureShare => {
+            format!("{:.0} % of strangers' attempts failed (at least {:.0} %)", value * 100.0, least * 100.0)
+        }
         Measure::AccountsFailed => format!("failed on {value} accounts (at least {least})"),
         Measure::Sources => format!("failures from {value} sources (at least {least})"),
         Measure::AddressesBlocked => format!("{value} of its addresses are blocked (at least {least})"),

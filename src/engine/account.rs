@@ -1,17 +1,18 @@
 //! The account stage: everything that is keyed by an account. Guessing from many sources, and who got in.
 
+use super::dock::{Circumstances, Dock};
 use super::env::Env;
 use super::frame::{Fallen, Note, Sourced};
+use super::held::Held;
 use super::io::Effects;
 use super::key::Key;
-use super::row::{AccountRow, FamiliarRow, Row, StandingRow};
-use super::source::{hear, publish, totals};
+use super::row::{AccountRow, FamiliarRow, Row};
+use super::source::{hear, tally};
 use super::task::Task;
-use crate::decide::{Case, Standing, decide};
-use crate::detect::{Found, Measures, SuccessFacts, look, stranger_success};
-use crate::event::{Entity, Millis, Source};
-use crate::topology::Playbook;
-use crate::window::{Heard, Tally, Timeliness};
+use crate::detect::{Measures, SuccessFacts, look, stranger_success};
+use crate::event::{Entity, Millis};
+use crate::topology::PlaybookMode;
+use crate::window::{Heard, Timeliness, memory_ms};
 
 pub(super) fn reads(env: &Env, tenant: &str, account: &str, keys: &mut Vec<Key>) {
     let hashed = env.account(tenant, account);
@@ -26,38 +27,44 @@ pub(super) fn sourced(task: &mut Task, env: &Env, sourced: &Sourced, fx: &mut Ef
     let a = &sourced.attempt;
     let timeliness = env.limits.timing.judge(a.delay_ms());
     let strange = a.is_failure() && !sourced.facts.known_pair && !sourced.repeat;
-    if strange && timeliness != Timeliness::Late {
+    // A name that belongs to nobody has no owner to protect, and attackers invent as many as they like.
+    if strange && timeliness != Timeliness::Late && !a.is_unknown_account() {
         guessed(task, env, sourced, timeliness, fx);
     }
     if a.is_success() {
         let who = Entity::account(&a.tenant, &a.account);
+        let mut familiar = familiar(task, env, &who);
         let facts = SuccessFacts {
             source: a.source,
             at: a.occurred_at,
             known_pair: sourced.facts.known_pair,
             blocked_by: sourced.facts.blocked_by.as_deref(),
             known_at: a.occurred_at,
+            last_success: familiar.row.last,
         };
-        let fell = compromised(task, env, &who, &a.event_id, &facts, fx);
-        if !fell {
-            let row = FamiliarRow { last_success: task.now(), last_facts: sourced.facts.clone() };
-            let key = Key::familiar(&a.tenant, env.account(&a.tenant, &a.account));
-            let expires = task.now().saturating_add(env.limits.pair_memory_ms);
-            task.view.put(key, Row::Familiar(row), expires);
+        if !compromised(task, env, &who, &a.event_id, &facts, fx) {
+            familiar.change().learn(a.occurred_at);
         }
+        put_familiar(task, env, familiar);
     }
 }
 
-/// An earlier success, whose source is identified now.
+/// An earlier success, whose source is identified now: it is unlearnt, and judged again.
 pub(super) fn note(task: &mut Task, env: &Env, note: &Note, fx: &mut Effects) {
     let who = Entity::account(&note.tenant, &note.account);
+    let mut familiar = familiar(task, env, &who);
+    if familiar.row.last == Some(note.at) {
+        familiar.change().unlearn();
+    }
     let facts = SuccessFacts {
         source: note.source,
         at: note.at,
         known_pair: false,
         blocked_by: Some(&note.verdict_id),
         known_at: note.known_at,
+        last_success: familiar.row.last,
     };
+    put_familiar(task, env, familiar);
     compromised(task, env, &who, &note.event_id, &facts, fx);
 }
 
@@ -65,30 +72,26 @@ pub(super) fn note(task: &mut Task, env: &Env, note: &Note, fx: &mut Effects) {
 fn guessed(task: &mut Task, env: &Env, sourced: &Sourced, timeliness: Timeliness, fx: &mut Effects) {
     let a = &sourced.attempt;
     let now = task.now();
-    let key = Key::account(&a.tenant, env.account(&a.tenant, &a.account));
-    let mut row = match task.view.take(&key, now) {
-        Some(Row::Account(row)) => row,
-        Some(_) | None => Box::new(AccountRow::default()),
-    };
-    let source = Some(env.source(a.source));
-    let heard = Heard { at: a.occurred_at, failed: true, account: None, source };
-    hear(&mut row.tallies, &env.plan.account_windows, heard);
+    let windows = &env.plan.account_windows;
     let who = Entity::account(&a.tenant, &a.account);
-    // An attempt that is too old to act upon counts and decides nothing.
-    if timeliness == Timeliness::Fresh {
-        let state = task.state_of(&a.tenant).0;
-        for playbook in &env.plan.account {
-            let measures = Measures { totals: totals(&row.tallies, playbook.over), ..Measures::default() };
-            if let Some(found) = look(playbook, &measures, state, &who.value) {
-                restrict(task, env, playbook, &found, &who, &a.event_id, a.occurred_at, fx);
-            }
-        }
+    let mut account: Held<Box<AccountRow>> =
+        Held::take(task, Key::account(&a.tenant, env.account(&a.tenant, &a.account)), Row::account);
+    let heard = Heard { at: a.occurred_at, failed: true, account: None, source: Some(env.source(a.source)) };
+    hear(&mut account.change().tallies, windows, heard);
+    let circumstances = Circumstances::of(task, &a.tenant, timeliness);
+    let cause = circumstances.cause(&a.event_id, a.occurred_at, task.exempt_entity(env, &who));
+    let mut dock = Dock::take(task, Key::standing(&who), fx);
+    for playbook in &env.plan.account {
+        let measures = Measures { tally: tally(&account.row.tallies, playbook.over), ..Measures::default() };
+        let look = || look(playbook, &measures, circumstances.state, &who.value);
+        dock.ask(task, playbook, &who, &cause, fx, look);
     }
-    let ends = row.tallies.iter().map(Tally::ends_at).max().unwrap_or(now);
-    task.view.put(key, Row::Account(row), ends.saturating_add(env.limits.timing.grace_ms));
+    dock.put(task);
+    let kept = windows.iter().map(|over| memory_ms(*over, env.limits.timing.grace_ms)).max().unwrap_or(0);
+    account.put(task, Row::Account, now.saturating_add(kept));
 }
 
-/// Judges a success; `true` when the account fell.
+/// Judges a success; `true` when the account fell. However late it is known, it is said.
 fn compromised(
     task: &mut Task,
     env: &Env,
@@ -97,56 +100,50 @@ fn compromised(
     facts: &SuccessFacts<'_>,
     fx: &mut Effects,
 ) -> bool {
-    let mut fell = false;
-    for playbook in &env.plan.compromise {
-        if let Some(found) = stranger_success(facts) {
-            let new = restrict(task, env, playbook, &found, who, event_id, facts.at, fx);
-            fell = true;
-            if new {
-                tell_site(task, env, who, facts.source, facts.at, event_id, fx);
-            }
+    let late_by = facts.known_at.saturating_sub(facts.at);
+    let Some(found) = stranger_success(facts) else { return false };
+    let circumstances = Circumstances::of(task, &who.tenant, Timeliness::Fresh);
+    let cause = circumstances.cause(event_id, facts.at, task.exempt_entity(env, who));
+    let mut dock = Dock::take(task, Key::standing(who), fx);
+    let mut newly = false;
+    // The source's owner looked back from arrival to arrival; the success itself may have been on its way for a while.
+    let grace = env.limits.timing.grace_ms;
+    for playbook in env.plan.compromise.iter().filter(|p| late_by <= p.over.saturating_add(grace)) {
+        let opened = dock.ask(task, playbook, who, &cause, fx, || Some(found.clone()));
+        newly |= opened && playbook.mode == PlaybookMode::Live;
+    }
+    dock.put(task);
+    if newly {
+        let fallen = Fallen {
+            account: who.value.clone(),
+            source: facts.source,
+            at: facts.at,
+            flagged_at: task.now(),
+            event_id: event_id.into(),
+        };
+        task.add_partial(env, &who.tenant, fx, |partial| partial.compromised.push(fallen));
+    }
+    true
+}
+
+fn familiar(task: &mut Task, env: &Env, who: &Entity) -> Held<FamiliarRow> {
+    Held::take(task, Key::familiar(&who.tenant, env.account(&who.tenant, &who.value)), Row::familiar)
+}
+
+fn put_familiar(task: &mut Task, env: &Env, familiar: Held<FamiliarRow>) {
+    let kept_to: Millis = task.now().saturating_add(env.limits.pair_memory_ms);
+    familiar.put(task, Row::Familiar, kept_to);
+}
+
+impl FamiliarRow {
+    fn learn(&mut self, at: Millis) {
+        // Successes may come out of order; of two, the later one is the last.
+        if self.last.is_none_or(|last| last <= at) {
+            self.before = self.last.replace(at);
         }
     }
-    fell
-}
 
-fn tell_site(task: &mut Task, env: &Env, who: &Entity, source: Source, at: Millis, event_id: &str, fx: &mut Effects) {
-    let flagged_at = task.now();
-    let fallen = Fallen { account: who.value.clone(), source, at, flagged_at, event_id: event_id.into() };
-    task.add_partial(env, &who.tenant, fx, |partial| partial.compromised.push(fallen));
-}
-
-/// One playbook about one account; `true` when it opened an episode.
-#[expect(clippy::too_many_arguments, reason = "the parts of one verdict, each of its own type")]
-fn restrict(
-    task: &mut Task,
-    env: &Env,
-    playbook: &Playbook,
-    found: &Found,
-    who: &Entity,
-    event_id: &str,
-    occurred_at: Millis,
-    fx: &mut Effects,
-) -> bool {
-    if task.exempt_entity(env, who) {
-        fx.count(super::Counter::Spared);
-        return false;
+    fn unlearn(&mut self) {
+        self.last = self.before.take();
     }
-    let now = task.now();
-    let key = Key::standing(who);
-    let mut row = match task.view.take(&key, now) {
-        Some(Row::Standing(row)) => row,
-        Some(_) | None => Box::new(StandingRow { entity: who.clone(), standing: Standing::default() }),
-    };
-    let incident: Option<Box<str>> = task.state_of(&who.tenant).1.map(Into::into);
-    let case = Case { entity: who, occurred_at, event_id, now, incident_id: incident.as_deref() };
-    let decision = decide(playbook, found, &mut row.standing, &case);
-    let opened = decision.verdict.is_some();
-    let forgotten = row.standing.forgotten_at();
-    task.view.put(key.clone(), Row::Standing(row), forgotten);
-    if let Some(due) = decision.due {
-        task.set_due(due, &key);
-    }
-    publish(decision, who, incident.as_deref(), fx);
-    opened
 }

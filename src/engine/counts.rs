@@ -37,12 +37,17 @@ counters! {
     Stopped = "stopped",
     Verdicts = "verdicts",
     ShadowVerdicts = "shadow_verdicts",
+    /// Blocklist entries written, prolonged ones included: those that block, and those that do less.
     Blocks = "blocks",
+    Restrictions = "restrictions",
+    /// Tombstones written.
     Lifts = "lifts",
     /// A playbook found somebody whom an exemption or the address itself protects.
     Spared = "spared",
     /// Findings on attempts too old to block for.
     TooOldToEnforce = "too_old_to_enforce",
+    /// Changes of control that could not be applied: an exemption that is no such thing, or one too many.
+    RefusedControl = "refused_control",
     BrokenItems = "broken_items",
 }
 

@@ -1,7 +1,7 @@
 //! What every step knows besides its input and its rows: the compiled topology, the hash key, the limits.
 
 use crate::detect::SurgeBounds;
-use crate::event::{Millis, Source};
+use crate::event::{Entity, Millis, Source};
 use crate::topology::{Exemptions, Plan};
 use crate::window::{HashKey, Hashed, Timing};
 
@@ -47,6 +47,14 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// How long a fingerprint is kept: an older repeat is late.
+    #[must_use]
+    pub const fn seen_ms(&self) -> Millis {
+        self.timing.grace_ms.saturating_add(60_000)
+    }
+}
+
 /// Shared by all tasks; never changes while they run.
 #[derive(Debug, Clone)]
 pub struct Env {
@@ -68,6 +76,7 @@ mod domain {
     pub(super) const EVENT_ID: u8 = 5;
     pub(super) const CONTENT: u8 = 6;
     pub(super) const REPEAT: u8 = 7;
+    pub(super) const ENTITY: u8 = 8;
 }
 
 impl Env {
@@ -118,10 +127,14 @@ impl Env {
     }
 
     #[must_use]
-    pub(super) fn repeat(&self, account: Hashed, what: &[u8]) -> Hashed {
-        self.hash(domain::REPEAT, &[&account.to_be_bytes(), what])
+    pub(super) fn repeat(&self, account: Hashed, kind: &[u8], what: i64) -> Hashed {
+        self.hash(domain::REPEAT, &[&account.to_be_bytes(), kind, &what.to_be_bytes()])
     }
 
+    #[must_use]
+    pub(super) fn entity(&self, entity: &Entity) -> Hashed {
+        self.hash(domain::ENTITY, &[entity.key().as_bytes()])
+    }
 }
 
 fn source_bytes(source: Source) -> [u8; 9] {

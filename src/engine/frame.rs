@@ -43,7 +43,7 @@ pub struct Note {
     pub event_id: Box<str>,
     /// Event time of the success.
     pub at: Millis,
-    /// The verdict against the source, and its stream time.
+    /// The verdict against the source, and the arrival of the attempt that brought it.
     pub verdict_id: Box<str>,
     pub known_at: Millis,
     pub incident_id: Option<Box<str>>,
@@ -67,7 +67,7 @@ pub struct Partial {
     /// Failures on names that belong to nobody.
     pub unknown: u32,
     pub stopped: u32,
-    /// Keyed hashes behind the failures and stopped attempts; at most [`Partial::ATTEMPTS_MAX`] each.
+    /// Keyed hashes behind the failures and stopped attempts, each once.
     pub sources: Vec<Hashed>,
     pub accounts: Vec<Hashed>,
     pub unknown_accounts: Vec<Hashed>,
@@ -87,7 +87,8 @@ pub struct Fallen {
 }
 
 impl Partial {
-    /// A partial is sent when it holds this many attempts, or when its second is over.
+    /// A partial is sent when it holds this many attempts, or when its second is over. No list of it holds more than
+    /// what these attempts brought, so nothing is left out.
     pub const ATTEMPTS_MAX: u32 = 64;
 
     #[must_use]
@@ -95,10 +96,41 @@ impl Partial {
         Partial { tenant: tenant.into(), at, ..Partial::default() }
     }
 
+    /// When its second is over and it must go.
+    #[must_use]
+    pub const fn due_at(&self) -> Millis {
+        (self.at.div_euclid(1000).saturating_add(1)).saturating_mul(1000)
+    }
+
     /// Whether it must go before something of stream time `now` is added.
     #[must_use]
-    pub fn is_due(&self, now: Millis) -> bool {
-        self.attempts + self.stopped >= Self::ATTEMPTS_MAX || now.div_euclid(1000) > self.at.div_euclid(1000)
+    pub const fn is_due(&self, now: Millis) -> bool {
+        now >= self.due_at()
+    }
+
+    /// Whether it must go now: none of its lists ever grows beyond what one more attempt adds to a full one.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let most = Self::ATTEMPTS_MAX as usize;
+        let lists = [self.sources.len(), self.accounts.len(), self.blocked.len(), self.compromised.len()];
+        self.attempts.saturating_add(self.stopped) >= Self::ATTEMPTS_MAX || lists.into_iter().any(|len| len >= most)
+    }
+
+    /// Takes note of who tried and at whom.
+    pub(super) fn note_target(&mut self, source: Hashed, account: Option<Hashed>, is_unknown: bool) {
+        remember(&mut self.sources, source);
+        if let Some(account) = account {
+            remember(&mut self.accounts, account);
+            if is_unknown {
+                remember(&mut self.unknown_accounts, account);
+            }
+        }
+    }
+}
+
+fn remember(list: &mut Vec<Hashed>, value: Hashed) {
+    if !list.contains(&value) {
+        list.push(value);
     }
 }
 

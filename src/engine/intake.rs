@@ -5,7 +5,7 @@ use super::env::Env;
 use super::frame::{Item, Mark};
 use super::io::{ControlChange, DeadLetter, Effects, Output};
 use super::row::ClockRow;
-use crate::event::wire::{self, Arrival, WriterSchema};
+use crate::event::wire::{self, WriterSchema};
 use crate::event::{Attempt, Millis, Reason, Reject};
 use crate::topology::Stage;
 
@@ -27,12 +27,17 @@ pub struct Raw<'a> {
     pub tenant: Option<&'a str>,
 }
 
+/// When a record arrived, as its timestamp says within what can be.
+pub(super) fn arrival(env: &Env, raw: &Raw<'_>) -> Millis {
+    let ceiling = raw.clock.saturating_add(env.limits.arrival_ahead_ms);
+    raw.timestamp.min(ceiling).clamp(0, wire::ARRIVAL_MS_MAX)
+}
+
 /// One record of `login-events`.
 pub(super) fn raw(env: &Env, row: &mut ClockRow, raw: &Raw<'_>, fx: &mut Effects) {
     fx.count(Counter::EventsIn);
     // Arrival never goes back within the partition, and never runs far ahead of the clock here.
-    let ceiling = raw.clock.saturating_add(env.limits.arrival_ahead_ms);
-    let arrived_at = row.clock.advance(raw.timestamp.min(ceiling));
+    let arrived_at = row.clock.advance(arrival(env, raw));
     match attempt(env, row, raw, arrived_at, fx) {
         Ok(attempt) => {
             let route = env.route_network(&attempt.tenant, attempt.source);
@@ -57,11 +62,9 @@ fn attempt(
     if let Some(tenant) = raw.tenant {
         decoded.event.tenant = tenant.to_owned();
     }
-    let occurred_at = decoded.event.occurred_at;
-    let arrival = Arrival { at: arrived_at, ahead_max_ms: env.limits.ahead_max_ms };
-    let attempt = wire::canonical(decoded.event, arrival, raw.traceparent)?;
+    let attempt = wire::canonical(decoded.event, arrived_at, raw.traceparent)?;
     admit_tenant(env, row, &attempt.tenant)?;
-    if occurred_at > arrived_at.saturating_add(env.limits.ahead_max_ms) {
+    if attempt.ahead_ms > env.limits.ahead_max_ms {
         fx.count(Counter::Ahead);
     }
     fx.counts.add(Counter::UnknownNames, u64::from(decoded.unknown_names));

@@ -8,7 +8,8 @@ use super::intake::Raw;
 use super::key::Key;
 use crate::decide::Change;
 use crate::event::{
-    Attempt, AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, Entity, Exemption, Incident, Millis, Reject, Verdict,
+    AttackState, AttackStatus, Attempt, BlocklistEntry, ChallengePolicy, Entity, Exemption, Incident, Millis, Mode,
+    Reject, Verdict,
 };
 use crate::topology::Stage;
 use crate::window::Hashed;
@@ -85,9 +86,16 @@ impl From<&AttackStatus> for StatusChange {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Output {
     /// An item for the partition of a stage that `route` names.
-    Item { to: Stage, route: Hashed, item: Item },
+    Item {
+        to: Stage,
+        route: Hashed,
+        item: Item,
+    },
     /// A mark for every partition of a stage.
-    MarkAll { to: Stage, mark: Mark },
+    MarkAll {
+        to: Stage,
+        mark: Mark,
+    },
     Verdict(Box<Verdict>),
     Block(BlockChange),
     Status(Box<AttackStatus>),
@@ -100,7 +108,7 @@ pub enum Output {
 pub struct BlockChange {
     pub entity: Entity,
     pub change: Change,
-    /// `expired` or `lifted`, for a tombstone's header.
+    /// Why a tombstone was written, for its header: `expired` when the last claim ended by time, otherwise `lifted`.
     pub cause: &'static str,
     pub incident_id: Option<Box<str>>,
 }
@@ -154,5 +162,13 @@ impl Effects {
 
     pub fn count(&mut self, counter: Counter) {
         self.counts.add(counter, 1);
+    }
+
+    pub(super) fn verdict(&mut self, verdict: Box<Verdict>) {
+        self.count(match verdict.mode {
+            Mode::Live => Counter::Verdicts,
+            Mode::Shadow => Counter::ShadowVerdicts,
+        });
+        self.push(Output::Verdict(verdict));
     }
 }

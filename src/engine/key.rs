@@ -5,7 +5,7 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
-use crate::event::{Entity, Millis, Network, Source};
+use crate::event::{Entity, Millis, Network, Scope, Source};
 use crate::window::Hashed;
 
 /// The first byte of a key: which row type it holds.
@@ -149,10 +149,15 @@ impl Key {
 
     #[must_use]
     pub fn standing(entity: &Entity) -> Self {
+        Key::standing_of(&entity.tenant, entity.scope, &entity.value)
+    }
+
+    #[must_use]
+    pub fn standing_of(tenant: &str, scope: Scope, value: &str) -> Self {
         let mut rest = SmallVec::<[u8; 32]>::new();
-        rest.push(entity.scope as u8);
-        rest.extend_from_slice(entity.value.as_bytes());
-        Key::of(Kind::Standing, &entity.tenant, &rest)
+        rest.push(scope as u8);
+        rest.extend_from_slice(value.as_bytes());
+        Key::of(Kind::Standing, tenant, &rest)
     }
 
     #[must_use]

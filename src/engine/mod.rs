@@ -6,11 +6,15 @@
 
 mod account;
 mod counts;
+mod dock;
 mod env;
 pub mod frame;
+mod held;
+mod incident;
 mod intake;
 mod io;
 mod key;
+mod memory;
 mod pipeline;
 mod row;
 mod site;

@@ -50,7 +50,7 @@ impl Pipeline {
     pub fn new(env: Arc<Env>) -> Self {
         Pipeline {
             env,
-            tasks: Stage::ALL.map(|stage| Task::open(stage, Vec::new())),
+            tasks: Stage::ALL.map(|stage| Task::in_memory(stage)),
             queue: VecDeque::new(),
             emitted: Vec::new(),
             counts: Counts::default(),
@@ -68,7 +68,7 @@ impl Pipeline {
 
     /// Takes one record and gives everything that came of it, in order.
     pub fn feed(&mut self, raw: Raw<'_>) -> Vec<Emission> {
-        let at = raw.timestamp.min(raw.clock.saturating_add(self.env.limits.arrival_ahead_ms));
+        let at = super::intake::arrival(&self.env, &raw);
         self.pass_time(at);
         self.step(Stage::Intake, Input::Raw(raw), at);
         self.work_off(at);

@@ -1,12 +1,13 @@
 //! Rows of the state, and their bytes: a version, when the row may be forgotten, then the fields.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 
-use super::frame::Partial;
+use super::frame::{Fallen, Partial};
 use super::io::ControlChange;
 use super::key::{Key, Kind};
 use crate::decide::Standing;
-use crate::detect::SourceFacts;
 use crate::event::{AttackState, Entity, Millis, Source};
 use crate::window::{Distinct, Hashed, Repeats, SeenPack, Slices, StreamClock, Tally};
 
@@ -35,7 +36,7 @@ pub struct ClockRow {
     /// Stream time at which a mark was last passed on.
     pub marked_at: Millis,
     /// Intake: tenants met, besides those that the settings name.
-    pub tenants: std::collections::BTreeSet<Box<str>>,
+    pub tenants: BTreeSet<Box<str>>,
 }
 
 /// Windows of one source.
@@ -57,7 +58,7 @@ pub struct Entry {
 }
 
 /// Most successes of a source that are remembered.
-pub const ENTRIES_MAX: usize = 64;
+pub(super) const ENTRIES_MAX: usize = 64;
 
 /// Windows of one network.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -83,7 +84,7 @@ pub struct GoodRow {
 }
 
 /// Most good accounts that are counted behind a source.
-pub const GOOD_MAX: usize = 50;
+pub(super) const GOOD_MAX: usize = 50;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StandingRow {
@@ -95,41 +96,50 @@ pub struct StandingRow {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct AccountRow {
     pub tallies: Vec<Tally>,
-    pub repeats: Repeats,
 }
 
-/// Long memory of an account that exists.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// Long memory of an account that exists: event times of its last two successes that were not flagged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct FamiliarRow {
-    pub last_success: Millis,
-    /// The facts of the last success, for people.
-    pub last_facts: SourceFacts,
+    pub last: Option<Millis>,
+    pub before: Option<Millis>,
 }
 
 /// A tenant's last minute, its usual, its status and its open incident.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SiteRow {
-    /// Attempts, failures, stopped in slices of three seconds.
-    pub minute: Slices<3>,
-    /// Learnt failures and attempts a minute.
+    /// Attempts, failures, failures on nobody's names, stopped; in slices of three seconds.
+    pub minute: Slices<4>,
+    /// Learnt failures and attempts a minute, and from how many minutes.
     pub usual_failures: f64,
     pub usual_attempts: f64,
-    /// The last minute that was learnt.
+    pub minutes_learnt: u32,
+    /// The last minute that was learnt from or passed over.
     pub learnt_to: Millis,
     pub state: AttackState,
     pub since: Millis,
     /// Since when nothing stands out.
     pub quiet_since: Millis,
     pub published_at: Millis,
+    /// Whether a look at it is due.
+    pub is_watched: bool,
+    /// Until when a playbook in shadow has said what it saw.
+    pub shadowed_until: Millis,
     pub incident: Option<Box<OpenIncident>>,
-    /// Blocks and compromises of the last minutes, for an incident that opens after them.
+    /// What an incident that opens would already have to tell.
     pub recent: Recent,
 }
 
+/// The last minute's sources and accounts in the slices of the minute; blocks and compromises of the last ten.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Recent {
-    pub blocked: Vec<(Entity, Millis)>,
-    pub compromised: Vec<super::frame::Fallen>,
+    pub sources: Distinct,
+    pub accounts: Distinct,
+    pub unknown_accounts: Distinct,
+    pub blocked: Distinct,
+    /// Playbooks that blocked, with the last time.
+    pub playbooks: BTreeMap<Box<str>, Millis>,
+    pub compromised: Vec<Fallen>,
 }
 
 /// The incident as it grows.
@@ -146,13 +156,15 @@ pub struct OpenIncident {
     pub accounts: Distinct,
     pub unknown_accounts: Distinct,
     pub blocked: Distinct,
-    pub playbooks: std::collections::BTreeSet<Box<str>>,
-    pub compromised: Vec<super::frame::Fallen>,
+    pub playbooks: BTreeSet<Box<str>>,
+    pub compromised: Vec<Fallen>,
+    /// How many fell; the list holds the first of them.
+    pub compromised_count: u64,
     pub changed: bool,
 }
 
 /// Version of the row format; a state of another version is refused at start.
-pub const ROW_VERSION: u8 = 1;
+pub(super) const ROW_VERSION: u8 = 1;
 
 /// A stored row does not read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -162,7 +174,24 @@ pub struct BrokenRow {
     pub what: String,
 }
 
+macro_rules! of_kind {
+    ($($name:ident: $variant:ident -> $row:ty),+ $(,)?) => {
+        $(
+            /// The row as one of this kind. The kind stands in its key, so another one is never found there.
+            pub(super) fn $name(self) -> Option<$row> {
+                if let Row::$variant(row) = self { Some(row) } else { None }
+            }
+        )+
+    };
+}
+
 impl Row {
+    of_kind! {
+        source: Source -> Box<SourceRow>, network: Network -> Box<NetworkRow>, good: Good -> GoodRow,
+        standing: Standing -> Box<StandingRow>, account: Account -> Box<AccountRow>, familiar: Familiar -> FamiliarRow,
+        site: Site -> Box<SiteRow>,
+    }
+
     /// The bytes of the row, with the time from which it may be forgotten (`Millis::MAX`: never).
     #[must_use]
     pub fn encode(&self, expires_at: Millis) -> Vec<u8> {

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::counts::Counter;
 use super::env::Env;
 use super::frame::{Mark, Partial};
-use super::io::{BlockChange, ControlChange, Effects, Input, Output, StatusChange};
+use super::io::{ControlChange, Effects, Input, Output, StatusChange};
 use super::key::{Key, Kind};
 use super::row::{ClockRow, Row};
 use super::view::View;
-use super::{account, intake, site, source};
+use super::{account, dock, intake, site, source};
 use crate::event::{AttackState, Entity, Exemption, Millis, Source};
 use crate::topology::{Exemptions, Stage};
 use crate::window::Seen;
@@ -39,6 +40,11 @@ pub struct Task {
 }
 
 impl Task {
+    /// A task without a store: its rows live and die with it.
+    pub(super) fn in_memory(stage: Stage) -> Self {
+        Task { view: View::whole(), ..Task::open(stage, Vec::new()) }
+    }
+
     /// A task over the rows of its [`SINGLETONS`].
     #[must_use]
     pub fn open(stage: Stage, rows: Vec<(Key, Row)>) -> Self {
@@ -58,7 +64,8 @@ impl Task {
         for (key, row) in rows {
             match row {
                 Row::Clock(row) => task.clock = row,
-                Row::Control(change) => task.apply(&change),
+                // What was refused when it came is refused again; it was counted then.
+                Row::Control(change) => drop(task.apply(&change)),
                 Row::Seen(pack) => packs.extend(key.as_seen().map(|number| (number, pack))),
                 Row::Due => task.due.extend(key.as_due()),
                 Row::Partial(_)
@@ -99,10 +106,10 @@ impl Task {
             Input::Note(note) => account::reads(env, &note.tenant, &note.account, keys),
             Input::Partial(partial) => keys.push(Key::site(&partial.tenant)),
             Input::Due(_, what) => keys.push(what.clone()),
+            // Sums that wait go out with the mark.
+            Input::Mark(_) => keys.extend(self.partials.iter().map(|tenant| Key::partial(tenant))),
             Input::Raw(_) | Input::Control(_) | Input::Tick(_) => {}
-            Input::Mark(_) => {}
         }
-        keys.extend(self.partials.iter().map(|tenant| Key::partial(tenant)));
     }
 
     /// Rows in hand; the loop loads into it what `reads` named.
@@ -157,7 +164,9 @@ impl Task {
             if self.versions.get(&change.name()).is_some_and(|known| *known >= change.version()) {
                 continue;
             }
-            self.apply(&change);
+            if self.apply(&change).is_err() {
+                fx.count(Counter::RefusedControl);
+            }
             self.view.put(Key::control(&change.name()), Row::Control(change.clone()), Millis::MAX);
             news.push(change);
         }
@@ -171,7 +180,9 @@ impl Task {
         }
     }
 
-    fn apply(&mut self, change: &ControlChange) {
+    /// # Errors
+    /// An exemption that cannot be used, or one too many; the list is what it was.
+    fn apply(&mut self, change: &ControlChange) -> Result<(), String> {
         self.versions.insert(change.name(), change.version());
         match change {
             ControlChange::Status { tenant, status: Some(status), .. } => {
@@ -181,10 +192,10 @@ impl Task {
                 self.statuses.remove(tenant);
             }
             ControlChange::Exemption { key, exemption, .. } => {
-                // A full set refuses more; what is refused stays in the log and is reported by `topics check`.
-                let _ = self.exemptions.apply(key, exemption.clone());
+                self.exemptions.apply(key, exemption.clone())?;
             }
         }
+        Ok(())
     }
 
     /// A tenant's state as the marks told it; CALM once it has expired, so that a silent detector fails open.
@@ -230,34 +241,18 @@ impl Task {
     }
 
     fn fall_due(&mut self, env: &Env, at: Millis, what: Key, fx: &mut Effects) {
+        self.advance(at);
         self.due.remove(&(at, what.clone()));
         self.view.remove(Key::due(at, &what));
         match what.kind_byte() {
-            k if k == Kind::Standing as u8 => self.settle(what, at, fx),
+            k if k == Kind::Standing as u8 => dock::due(self, &what, at, fx),
             k if k == Kind::Partial as u8 => {
                 if let Some(tenant) = tenant_of(&what) {
                     self.flush_partial(env, &tenant, fx);
                 }
             }
-            k if k == Kind::Site as u8 => site::due(self, env, &what, at, fx),
+            k if k == Kind::Site as u8 => site::due(self, env, &what, fx),
             _ => {}
-        }
-    }
-
-    /// Claims ended: show the next one, or lift.
-    fn settle(&mut self, key: Key, at: Millis, fx: &mut Effects) {
-        let Some(Row::Standing(mut row)) = self.view.take(&key, Millis::MIN) else { return };
-        let change = row.standing.settle(at);
-        let (ends, forgotten) = (row.standing.next_end(), row.standing.forgotten_at());
-        if let Some(change) = change {
-            let entity = row.entity.clone();
-            fx.push(Output::Block(BlockChange { entity, change, cause: "expired", incident_id: None }));
-            self.view.put(key.clone(), Row::Standing(row), forgotten);
-        } else {
-            self.view.put_back(&key, Row::Standing(row));
-        }
-        if let Some(next) = ends {
-            self.set_due(next, &key);
         }
     }
 
@@ -265,21 +260,18 @@ impl Task {
     pub(super) fn add_partial(&mut self, env: &Env, tenant: &str, fx: &mut Effects, add: impl FnOnce(&mut Partial)) {
         let now = self.now();
         let key = Key::partial(tenant);
-        if self.partials.contains(tenant) {
-            let due = matches!(self.view.get(&key, Millis::MIN), Some(Row::Partial(p)) if p.is_due(now));
-            if due {
-                self.flush_partial(env, tenant, fx);
-            }
+        if matches!(self.view.get(&key, now), Some(Row::Partial(waiting)) if waiting.is_due(now)) {
+            self.flush_partial(env, tenant, fx);
         }
-        let mut partial = match self.view.take(&key, Millis::MIN) {
+        let mut partial = match self.view.take(&key, now) {
             Some(Row::Partial(partial)) => partial,
             Some(_) | None => Box::new(Partial::new(tenant, now)),
         };
         if self.partials.insert(tenant.into()) {
-            self.set_due((partial.at.div_euclid(1000) + 1) * 1000, &key);
+            self.set_due(partial.due_at(), &key);
         }
         add(&mut partial);
-        let full = partial.attempts + partial.stopped >= Partial::ATTEMPTS_MAX;
+        let full = partial.is_full();
         self.view.put(key, Row::Partial(partial), Millis::MAX);
         if full {
             self.flush_partial(env, tenant, fx);
@@ -291,9 +283,9 @@ impl Task {
         let due: Vec<Box<str>> = self
             .partials
             .iter()
-            .filter(|tenant| {
-                matches!(self.view.get(&Key::partial(tenant), Millis::MIN), Some(Row::Partial(p)) if p.is_due(now))
-            })
+            .filter(
+                |tenant| matches!(self.view.get(&Key::partial(tenant), now), Some(Row::Partial(p)) if p.is_due(now)),
+            )
             .cloned()
             .collect();
         for tenant in due {
@@ -304,8 +296,8 @@ impl Task {
     fn flush_partial(&mut self, env: &Env, tenant: &str, fx: &mut Effects) {
         let key = Key::partial(tenant);
         self.partials.remove(tenant);
-        let Some(Row::Partial(partial)) = self.view.take(&key, Millis::MIN) else { return };
-        let due = ((partial.at.div_euclid(1000) + 1) * 1000, key.clone());
+        let Some(Row::Partial(partial)) = self.view.take(&key, self.now()) else { return };
+        let due = (partial.due_at(), key.clone());
         if self.due.remove(&due) {
             self.view.remove(Key::due(due.0, &due.1));
         }
@@ -316,8 +308,7 @@ impl Task {
 
     /// Everything changed since the last call, for one commit.
     pub fn seal(&mut self, env: &Env) -> Vec<Write> {
-        let keep = env.limits.timing.grace_ms.saturating_add(60_000);
-        let (pack, gone) = self.seen.seal(self.now(), keep);
+        let (pack, gone) = self.seen.seal(self.now(), env.limits.seen_ms());
         if let Some((number, pack)) = pack {
             self.view.put(Key::seen(number), Row::Seen(pack), Millis::MAX);
         }
@@ -333,7 +324,7 @@ impl Task {
     /// For a task whose view is its whole store: drops what has expired.
     pub(super) fn sweep(&mut self, env: &Env) {
         let now = self.now();
-        self.seen.seal(now, env.limits.timing.grace_ms.saturating_add(60_000));
+        self.seen.seal(now, env.limits.seen_ms());
         self.view.sweep(now);
     }
 
@@ -343,9 +334,14 @@ impl Task {
         self.view.dirty_len()
     }
 
-    /// After a commit: lets go of rows that need not stay in hand.
+    /// After a commit: lets go of rows that need not stay in hand. It changes no result.
     pub fn trim(&mut self) {
-        self.view.trim();
+        self.trim_to(View::KEPT_MAX);
+    }
+
+    /// The same with another limit than [`View::KEPT_MAX`].
+    pub fn trim_to(&mut self, kept_max: usize) {
+        self.view.trim(kept_max);
     }
 }
 

@@ -9,6 +9,8 @@ use super::{Activity, ChallengeResult, FailureReason, Method, Millis, Outcome, S
 pub struct Attempt {
     /// Event time; never later than arrival.
     pub occurred_at: Millis,
+    /// By how much the published time lay ahead of arrival; 0 when it did not.
+    pub ahead_ms: Millis,
     /// When `login-events` got it. Drives stream time.
     pub arrived_at: Millis,
     pub tenant: Box<str>,

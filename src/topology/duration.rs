@@ -36,13 +36,16 @@ pub fn format_duration(ms: Millis) -> String {
 /// For `#[serde(deserialize_with)]`.
 pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Millis, D::Error> {
     let text = String::deserialize(deserializer)?;
-    parse_duration(&text).ok_or_else(|| D::Error::custom(format_args!("`{text}` is no duration such as 90s, 15m or 4h")))
+    parse_duration(&text)
+        .ok_or_else(|| D::Error::custom(format_args!("`{text}` is no duration such as 90s, 15m or 4h")))
 }
 
 /// For `#[serde(deserialize_with)]`: a list of durations.
 pub(super) fn durations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Millis>, D::Error> {
     Vec::<String>::deserialize(deserializer)?
         .iter()
-        .map(|text| parse_duration(text).ok_or_else(|| D::Error::custom(format_args!("`{text}` is no duration such as 15m"))))
+        .map(|text| {
+            parse_duration(text).ok_or_else(|| D::Error::custom(format_args!("`{text}` is no duration such as 15m")))
+        })
         .collect()
 }

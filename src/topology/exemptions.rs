@@ -91,8 +91,7 @@ impl Exemptions {
     pub fn parse(text: &str) -> Result<Exemptions, String> {
         // The parser's own limits are for hostile input; this file is the operator's, and bounded by its item count.
         let options = serde_saphyr::options! { budget: None };
-        let items: Option<Vec<Item>> =
-            serde_saphyr::from_str_with_options(text, options).map_err(|e| e.to_string())?;
+        let items: Option<Vec<Item>> = serde_saphyr::from_str_with_options(text, options).map_err(|e| e.to_string())?;
         let mut all = Exemptions::default();
         for item in items.unwrap_or_default() {
             let line = item.value.referenced.line();
@@ -391,8 +390,9 @@ impl Place {
 impl Item {
     fn exemption(self) -> Result<Exemption, String> {
         let at = |spanned: &Spanned<String>| spanned.referenced.line();
-        let scope = Scope::from_name(&self.scope.value)
-            .ok_or_else(|| format!("line {}: scope `{}` is none of {SCOPES}", at(&self.scope), shown(&self.scope.value)))?;
+        let scope = Scope::from_name(&self.scope.value).ok_or_else(|| {
+            format!("line {}: scope `{}` is none of {SCOPES}", at(&self.scope), shown(&self.scope.value))
+        })?;
         let (scope, value) =
             canonical(scope, &self.value.value).map_err(|e| format!("line {}: {e}", at(&self.value)))?;
         let reason = self.reason.value.trim();
@@ -402,7 +402,10 @@ impl Item {
         let tenant = match self.tenant {
             Some(tenant) if !tenant.value.is_empty() && !is_tenant(&tenant.value) => {
                 let shown = shown(&tenant.value);
-                return Err(format!("line {}: tenant `{shown}` does not match [a-z0-9][a-z0-9._-]{{0,62}}", at(&tenant)));
+                return Err(format!(
+                    "line {}: tenant `{shown}` does not match [a-z0-9][a-z0-9._-]{{0,62}}",
+                    at(&tenant)
+                ));
             }
             Some(tenant) => tenant.value,
             None => String::new(),
@@ -548,11 +551,7 @@ fn source_of(text: &str) -> Option<Source> {
 }
 
 fn entity_of(exemption: &Exemption) -> Entity {
-    Entity {
-        tenant: exemption.tenant.as_str().into(),
-        scope: exemption.scope,
-        value: exemption.value.as_str().into(),
-    }
+    Entity { tenant: exemption.tenant.as_str().into(), scope: exemption.scope, value: exemption.value.as_str().into() }
 }
 
 fn millis_of(text: &str) -> Option<Millis> {
@@ -664,7 +663,9 @@ mod tests {
         ] {
             check_parse(&format!("{good}{bad}"), says);
         }
-        for bad in ["- {scope: IP, value: 192.0.2.2}", "- {scope: IP, value: 1.2.3.4, reason: x, unitl: 5}", "IP: 1.2.3.4"] {
+        for bad in
+            ["- {scope: IP, value: 192.0.2.2}", "- {scope: IP, value: 1.2.3.4, reason: x, unitl: 5}", "IP: 1.2.3.4"]
+        {
             let says = Exemptions::parse(&format!("\n{bad}")).unwrap_err();
             assert!(says.contains("line 2"), "{bad}: {says}");
         }
@@ -673,8 +674,8 @@ mod tests {
     #[test]
     fn the_shipped_file_is_read_and_exempts_nobody_who_could_be_blocked() {
         let all = Exemptions::parse(include_str!("../../topology/exemptions.yaml")).unwrap();
-        for listed in all.prefixes.values() {
-            for (_, exemption) in &listed.0 {
+        for net in &all.ordered {
+            for (_, exemption) in &all.prefixes[net].0 {
                 let first = prefix_of(exemption.scope, &exemption.value).unwrap().network();
                 assert!(!Source::from(first).is_blockable(), "{exemption:?}");
             }
@@ -724,7 +725,11 @@ mod tests {
             ("shop", Scope::Device, "d2", NOW, false),
             ("shop", Scope::Country, "NL", NOW, false),
         ] {
-            assert_eq!(all.covers_entity(&entity(tenant, scope, value), now).is_some(), covered, "{tenant} {scope} {value}");
+            assert_eq!(
+                all.covers_entity(&entity(tenant, scope, value), now).is_some(),
+                covered,
+                "{tenant} {scope} {value}"
+            );
         }
         assert!(all.covers_source("bank", "2001:db8::5".parse().unwrap(), NOW).is_some());
         assert!(all.covers_source("bank", "192.0.2.7".parse().unwrap(), NOW).is_none());

@@ -2,8 +2,8 @@
 
 mod duration;
 pub mod exemptions;
-mod playbook;
 mod plan;
+mod playbook;
 mod topics;
 
 pub use duration::{format_duration, parse_duration};

@@ -20,6 +20,8 @@ pub struct Plan {
     pub account_windows: Vec<Millis>,
     /// Whether a playbook asks for the distinct sources of a network.
     pub network_sources: bool,
+    /// How far back the compromise playbooks look when a source is identified, in milliseconds.
+    pub entry_memory_ms: Millis,
 }
 
 /// A kind of entity has too many window lengths.
@@ -53,6 +55,7 @@ impl Plan {
         plan.address_windows = windows("address", &plan.address)?;
         plan.network_windows = windows("network", &plan.network)?;
         plan.account_windows = windows("account", &plan.account)?;
+        plan.entry_memory_ms = plan.compromise.iter().map(|p| p.over).max().unwrap_or_default();
         plan.network_sources = plan.network.iter().any(|p| p.trigger.contains_key(&Measure::Sources));
         Ok(plan)
     }

@@ -291,9 +291,7 @@ pub fn check(playbooks: &[Playbook]) -> Vec<Problem> {
             });
         }
         let texts = [check_names(playbook), check_trigger(playbook), check_response(playbook)];
-        problems.extend(
-            texts.into_iter().flatten().map(|text| Problem { playbook: playbook.id.clone(), text }),
-        );
+        problems.extend(texts.into_iter().flatten().map(|text| Problem { playbook: playbook.id.clone(), text }));
     }
     problems
 }
@@ -319,7 +317,9 @@ fn check_trigger(p: &Playbook) -> Vec<String> {
         found.push(format!("over: at most {}", format_duration(WINDOW_MS_MAX)));
     }
     match (p.detector, p.trigger.is_empty()) {
-        (Detector::Threshold, true) => found.push("trigger: a threshold playbook without a bound matches everybody".to_owned()),
+        (Detector::Threshold, true) => {
+            found.push("trigger: a threshold playbook without a bound matches everybody".to_owned())
+        }
         (Detector::Compromise | Detector::FailureSurge, false) => {
             found.push("trigger: this detector has bounds of its own; remove `trigger`".to_owned());
         }
@@ -366,7 +366,9 @@ fn check_bound(p: &Playbook, measure: Measure, bound: Bound) -> Vec<String> {
             found.push(format!("trigger.{name}.at_least: must be above 0, or it matches everybody"));
         }
         if calm < elevated || elevated < attack {
-            found.push(format!("trigger.{name}.at_least: {calm}/{elevated}/{attack} loosens under attack; it must tighten or stay"));
+            found.push(format!(
+                "trigger.{name}.at_least: {calm}/{elevated}/{attack} loosens under attack; it must tighten or stay"
+            ));
         }
         if measure == Measure::FailureShare && calm > 1.0 {
             found.push("trigger.failure_share.at_least: a share is at most 1; this never fires".to_owned());

@@ -1,7 +1,6 @@
 //! Topics as data: `topology/topics.yaml` for the public ones, the stages for the internal ones.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use serde::Deserialize;
 
@@ -245,13 +244,10 @@ const REQUIRED: &[&str] =
 /// The graph as text: stages with their topics, then the playbooks, from the live values.
 #[must_use]
 pub fn describe(topics: &Topics, playbooks: &[Playbook]) -> String {
-    let mut text = String::new();
-    for stage in Stage::ALL {
-        let _ = writeln!(text, "stage {stage}: reads {}, remembers in {}", topics.input(stage), topics.changelog(stage));
-    }
-    let _ = writeln!(text, "control (intake only): {}", topics.control().join(", "));
-    for playbook in playbooks {
-        let _ = writeln!(text, "playbook {}", playbook.describe());
-    }
-    text
+    let stages = Stage::ALL.into_iter().map(|stage| {
+        format!("stage {stage}: reads {}, remembers in {}\n", topics.input(stage), topics.changelog(stage))
+    });
+    let control = format!("control (intake only): {}\n", topics.control().join(", "));
+    let playbooks = playbooks.iter().map(|playbook| format!("playbook {}\n", playbook.describe()));
+    stages.chain([control]).chain(playbooks).collect()
 }

@@ -5,8 +5,8 @@
 use datasketches::hll::{HllSketch, HllType, HllUnion};
 use serde::{Deserialize, Serialize};
 
-use super::slices::SLICES;
 use super::Hashed;
+use super::slices::SLICES;
 
 /// Up to this many different values are kept one by one.
 pub const EXACT_MAX: usize = 128;
@@ -80,6 +80,22 @@ impl Distinct {
         }
     }
 
+    /// The same values without their times: all of them lie in slice 0 and never leave.
+    #[must_use]
+    pub fn without_time(&self, newest: i64) -> Distinct {
+        let is_in = |slice: i64| slice > newest - SLICES && slice <= newest;
+        match self {
+            Distinct::Exact(seen) => {
+                Distinct::Exact(seen.iter().filter(|(_, last)| is_in(*last)).map(|(value, _)| (*value, 0)).collect())
+            }
+            Distinct::Sketched(slices) => {
+                let Ok(mut union) = HllUnion::new(LG_K) else { return Distinct::default() };
+                slices.iter().filter(|(slice, _)| is_in(*slice)).for_each(|(_, sketch)| union.update(&sketch.0));
+                Distinct::Sketched(vec![(0, Sketch(union.to_sketch(HllType::Hll4)))])
+            }
+        }
+    }
+
     /// Whether counts are exact.
     #[must_use]
     pub const fn is_exact(&self) -> bool {
@@ -143,6 +159,24 @@ mod tests {
             assert_eq!(distinct.count(4 + SLICES), 0, "{size}: all have left the window");
             let one_left = distinct.count(3 + SLICES);
             assert!((one_left as f64) <= size as f64 / 4.0 + 1.0, "{size}: {one_left}");
+        }
+    }
+
+    #[test]
+    fn without_its_times_it_counts_the_same_and_takes_more() {
+        for size in [5u64, 100, 5_000] {
+            let mut distinct = Distinct::default();
+            for n in 0..size {
+                distinct.add(spread(n), 100 + (n % 5) as i64, 104);
+            }
+            let mut kept = distinct.without_time(104);
+            assert_eq!(kept.count(0), distinct.count(104), "{size}");
+            assert_eq!(distinct.without_time(104 + SLICES).count(0), 0, "{size}: all had left the window");
+            for n in size..2 * size {
+                kept.add(spread(n), 0, 0);
+            }
+            let error = (kept.count(0) as f64 / (2 * size) as f64 - 1.0).abs();
+            assert!(error < 0.12, "{size}: {}", kept.count(0));
         }
     }
 

@@ -15,4 +15,4 @@ pub use distinct::{Distinct, EXACT_MAX};
 pub use hash::{HashKey, Hashed};
 pub use seen::{Seen, SeenPack, Sighting};
 pub use slices::{SLICES, Slices};
-pub use tally::{Heard, REPEATS_MAX, Repeats, Tally, Totals};
+pub use tally::{Heard, REPEATS_MAX, Repeats, Tally, memory_ms};

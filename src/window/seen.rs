@@ -19,21 +19,39 @@ pub enum Sighting {
     Conflict,
 }
 
+/// One attempt as it is recognised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Print {
+    /// Keyed hash of tenant, source and id.
+    id: Hashed,
+    /// Keyed hash of the content.
+    content: u32,
+    /// Whole seconds by which it is older than the newest of its pack.
+    age_s: u32,
+}
+
 /// Fingerprints taken in one commit: one row of the state.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SeenPack {
-    /// Highest arrival among them.
-    pub at: Millis,
-    /// Keyed hash of tenant and id, and of the content.
-    pub prints: Vec<(Hashed, u32)>,
+    /// Stream time of the newest, in whole seconds.
+    at_s: i64,
+    prints: Vec<Print>,
 }
 
-/// The fingerprints of one task, kept for the grace and a minute; an older repeat is late and enters no window.
+/// Content and stream time in seconds: of an id, or of a further content of an id.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    content: u32,
+    at_s: u32,
+}
+
+/// The fingerprints of one task. Each is forgotten `keep_ms` of stream time after it was taken, to the second, however
+/// the packs are cut: what a task recognises never depends on when it committed.
 #[derive(Debug, Default)]
 pub struct Seen {
-    by_id: FxHashMap<Hashed, u32>,
+    known: FxHashMap<Hashed, Known>,
     packs: VecDeque<(u64, SeenPack)>,
-    open: SeenPack,
+    open: Vec<(Hashed, Known)>,
     next_pack: u64,
 }
 
@@ -46,48 +64,63 @@ impl Seen {
     pub fn from_packs(packs: Vec<(u64, SeenPack)>) -> Self {
         let mut seen = Seen::default();
         for (number, pack) in packs {
-            seen.by_id.extend(pack.prints.iter().copied());
+            seen.known.extend(pack.prints.iter().map(|print| (print.id, pack.known(print))));
             seen.next_pack = number + 1;
             seen.packs.push_back((number, pack));
         }
         seen
     }
 
-    /// Looks an attempt up and remembers it.
-    pub fn sight(&mut self, id: Hashed, content: u32, arrived_at: Millis) -> Sighting {
-        let sighting = match self.by_id.get(&id) {
-            Some(known) if *known == content => return Sighting::Duplicate,
-            Some(_) => Sighting::Conflict,
-            None => Sighting::New,
-        };
-        self.by_id.insert(id, content);
-        self.open.at = if self.open.prints.is_empty() { arrived_at } else { self.open.at.max(arrived_at) };
-        self.open.prints.push((id, content));
-        sighting
+    /// Looks an attempt up at stream time `now` and remembers it.
+    pub fn sight(&mut self, id: Hashed, content: u32, now: Millis, keep_ms: Millis) -> Sighting {
+        let at_s = seconds(now);
+        let oldest = seconds(now.saturating_sub(keep_ms));
+        let held = |id: &Hashed| self.known.get(id).copied().filter(|known| known.at_s >= oldest);
+        match held(&id) {
+            None => {
+                self.remember(id, Known { content, at_s });
+                Sighting::New
+            }
+            Some(first) if first.content == content => Sighting::Duplicate,
+            Some(first) => {
+                let further = beside(id, content);
+                if held(&further).is_some_and(|known| known.content == content) {
+                    return Sighting::Duplicate;
+                }
+                self.remember(further, Known { content, at_s });
+                // A further content is found only by way of the first, which therefore lives as long.
+                self.remember(id, Known { content: first.content, at_s: first.at_s.max(at_s) });
+                Sighting::Conflict
+            }
+        }
     }
 
-    /// Closes the open pack for a commit and drops what is older than `keep_ms` at `stream_time`: the new row, and
-    /// the numbers of the rows to remove.
+    fn remember(&mut self, id: Hashed, known: Known) {
+        self.known.insert(id, known);
+        self.open.push((id, known));
+    }
+
+    /// Closes the open pack for a commit and drops the packs that are older than `keep_ms` at `stream_time`: the new
+    /// row, and the numbers of the rows to remove.
     pub fn seal(&mut self, stream_time: Millis, keep_ms: Millis) -> (Option<(u64, SeenPack)>, Vec<u64>) {
         let mut sealed = None;
-        if !self.open.prints.is_empty() {
-            let pack = std::mem::take(&mut self.open);
+        if !self.open.is_empty() {
+            let pack = SeenPack::of(&std::mem::take(&mut self.open));
             sealed = Some((self.next_pack, pack.clone()));
             self.packs.push_back((self.next_pack, pack));
             self.next_pack += 1;
         }
+        let oldest = i64::from(seconds(stream_time.saturating_sub(keep_ms)));
         let mut gone = Vec::new();
-        let mut held: usize = self.by_id.len();
         while let Some((number, pack)) = self.packs.front() {
-            let old = pack.at.saturating_add(keep_ms) < stream_time;
-            if !old && held <= Self::PRINTS_MAX {
+            if pack.at_s >= oldest && self.known.len() <= Self::PRINTS_MAX {
                 break;
             }
-            for (id, content) in &pack.prints {
-                // A conflict may have given the id another content since; that one is remembered by its own pack.
-                if self.by_id.get(id) == Some(content) {
-                    self.by_id.remove(id);
-                    held = held.saturating_sub(1);
+            for print in &pack.prints {
+                // A later pack may have taken the print over.
+                let known = pack.known(print);
+                if self.known.get(&print.id).is_some_and(|k| k.content == known.content && k.at_s == known.at_s) {
+                    self.known.remove(&print.id);
                 }
             }
             gone.push(*number);
@@ -98,5 +131,98 @@ impl Seen {
             sealed = None;
         }
         (sealed, gone)
+    }
+}
+
+impl SeenPack {
+    fn of(open: &[(Hashed, Known)]) -> Self {
+        let newest = open.iter().map(|(_, known)| known.at_s).max().unwrap_or_default();
+        let prints =
+            open.iter().map(|(id, known)| Print { id: *id, content: known.content, age_s: newest - known.at_s });
+        SeenPack { at_s: i64::from(newest), prints: prints.collect() }
+    }
+
+    fn known(&self, print: &Print) -> Known {
+        let at_s = self.at_s.saturating_sub(i64::from(print.age_s));
+        Known { content: print.content, at_s: u32::try_from(at_s).unwrap_or_default() }
+    }
+}
+
+/// Seconds since the epoch; times before 1970 and after 2106 are held at the ends.
+fn seconds(at: Millis) -> u32 {
+    u32::try_from(at.div_euclid(1000).clamp(0, i64::from(u32::MAX))).unwrap_or(u32::MAX)
+}
+
+/// Where a further content of an id is held. Ids are keyed hashes, so nobody can aim at another one's place.
+fn beside(id: Hashed, content: u32) -> Hashed {
+    (id ^ u64::from(content)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KEEP: Millis = 360_000;
+
+    #[test]
+    fn a_repeat_is_a_duplicate_and_another_content_is_a_conflict_once() {
+        let mut seen = Seen::default();
+        let mut sight = |id, content, at| seen.sight(id, content, at, KEEP);
+        assert_eq!(sight(1, 10, 0), Sighting::New);
+        assert_eq!(sight(1, 10, 1), Sighting::Duplicate);
+        assert_eq!(sight(1, 11, 2), Sighting::Conflict);
+        assert_eq!(sight(1, 12, 3), Sighting::Conflict);
+        // A batch that is published twice, ids and all.
+        assert_eq!([sight(1, 10, 4), sight(1, 11, 4), sight(1, 12, 4)], [Sighting::Duplicate; 3]);
+        assert_eq!(sight(1, 10, KEEP + 4_000), Sighting::New, "forgotten");
+    }
+
+    proptest! {
+        /// Against the slow model, cut into commits and restarted anywhere: a print is held for `KEEP`, and the first
+        /// content of an id as long as any other.
+        #[test]
+        fn what_is_recognised_does_not_depend_on_the_commits(
+            steps in prop::collection::vec((0u64..6, 0u32..4, 0i64..120_000, 0u8..4), 1..120),
+        ) {
+            let mut seen = Seen::default();
+            let mut rows = BTreeMap::new();
+            let mut model: BTreeMap<u64, Vec<(u32, i64)>> = BTreeMap::new();
+            let mut at = 1_000_000_000;
+            for (id, content, pause, what) in steps {
+                at += pause;
+                let second = at.div_euclid(1000);
+                let oldest = (at - KEEP).div_euclid(1000);
+                let id = (id + 1).wrapping_mul(0x2545_f491_4f6c_dd1d);
+                let contents = model.entry(id).or_default();
+                if contents.iter().all(|(_, last)| *last < oldest) {
+                    contents.clear();
+                }
+                let held = |(n, (c, last)): (usize, &(u32, i64))| *c == content && (n == 0 || *last >= oldest);
+                let expect = match contents.first() {
+                    None => Sighting::New,
+                    Some(_) if contents.iter().enumerate().any(held) => Sighting::Duplicate,
+                    Some(_) => Sighting::Conflict,
+                };
+                prop_assert_eq!(seen.sight(id, content, at, KEEP), expect);
+                if expect != Sighting::Duplicate {
+                    contents.retain(|(c, _)| *c != content);
+                    contents.push((content, second));
+                }
+                if what > 0 {
+                    let (new, gone) = seen.seal(at, KEEP);
+                    rows.extend(new);
+                    for number in gone {
+                        prop_assert!(rows.remove(&number).is_some());
+                    }
+                }
+                if what > 2 {
+                    seen = Seen::from_packs(rows.clone().into_iter().collect());
+                }
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::slices::{SLICES, Slices, slice_width};
+use super::slices::{Slices, slice_width};
 use super::{Distinct, Hashed};
 use crate::event::Millis;
 
@@ -26,17 +26,6 @@ pub struct Tally {
     counts: Slices<2>,
     accounts: Distinct,
     sources: Distinct,
-}
-
-/// A tally read off at its newest slice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Totals {
-    pub attempts: u64,
-    pub failures: u64,
-    pub accounts_failed: u64,
-    pub sources: u64,
-    pub window_start: Millis,
-    pub window_end: Millis,
 }
 
 impl Tally {
@@ -68,34 +57,48 @@ impl Tally {
         true
     }
 
-    /// Totals of the window that ends with the entity's newest slice.
+    /// Attempts of strangers in the window that ends with the entity's newest slice, and the failures among them.
     #[must_use]
-    pub fn totals(&self) -> Totals {
-        let newest = self.counts.newest().unwrap_or_default();
-        let [attempts, failures] = self.counts.sums(newest);
-        let (window_start, window_end) = self.counts.span(newest);
-        Totals {
-            attempts,
-            failures,
-            accounts_failed: self.accounts.count(newest),
-            sources: self.sources.count(newest),
-            window_start,
-            window_end,
-        }
+    pub fn attempts_and_failures(&self) -> (u64, u64) {
+        let [attempts, failures] = self.counts.sums(self.newest());
+        (attempts, failures)
     }
 
-    /// When nothing in it counts any more, were the entity never seen again.
+    /// Distinct accounts among the failures.
     #[must_use]
-    pub fn ends_at(&self) -> Millis {
-        let newest = self.counts.newest().unwrap_or_default();
-        (newest + 1 + SLICES).saturating_mul(slice_width(self.over_ms))
+    pub fn accounts_failed(&self) -> u64 {
+        self.accounts.count(self.newest())
+    }
+
+    /// Distinct sources among the failures.
+    #[must_use]
+    pub fn sources(&self) -> u64 {
+        self.sources.count(self.newest())
+    }
+
+    /// First and last millisecond (exclusive) of the window.
+    #[must_use]
+    pub fn span(&self) -> (Millis, Millis) {
+        self.counts.span(self.newest())
+    }
+
+    fn newest(&self) -> i64 {
+        self.counts.newest().unwrap_or_default()
     }
 }
 
-/// Most repeated failures of one source that are remembered one by one.
+/// How long after an attempt that was not late its window can matter, were the entity never seen again: the window,
+/// the slice in which it began, and the time another attempt may be on its way.
+#[must_use]
+pub fn memory_ms(over_ms: Millis, grace_ms: Millis) -> Millis {
+    over_ms.saturating_add(2 * slice_width(over_ms)).saturating_add(grace_ms)
+}
+
+/// Most repeated attempts of one source that are remembered one by one.
 pub const REPEATS_MAX: usize = 64;
 
-/// The same wrong password counts once: equal (pair, tag), or without a tag equal (pair, minute).
+/// The same wrong password counts once: equal (pair, tag), or without a tag equal (pair, minute). So does a stranger
+/// who logs in again and again.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Repeats {
     /// Keyed hashes, oldest first.
@@ -103,16 +106,16 @@ pub struct Repeats {
 }
 
 impl Repeats {
-    /// Whether this failure repeats a remembered one; remembers it. Beyond [`REPEATS_MAX`] the oldest is forgotten,
+    /// Whether this attempt repeats a remembered one; remembers it. Beyond [`REPEATS_MAX`] the oldest is forgotten,
     /// and a repeat of that one counts: a source with so many different failures is no forgetful user.
-    pub fn is_repeat(&mut self, failure: Hashed) -> bool {
-        if self.recent.contains(&failure) {
+    pub fn is_repeat(&mut self, attempt: Hashed) -> bool {
+        if self.recent.contains(&attempt) {
             return true;
         }
         if self.recent.len() == REPEATS_MAX {
             self.recent.remove(0);
         }
-        self.recent.push(failure);
+        self.recent.push(attempt);
         false
     }
 }

@@ -12,9 +12,7 @@ use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
 
 use super::{ATTRIBUTES_MAX, Decoded, RECORD_BYTES_MAX};
-use crate::event::{
-    Activity, ChallengeResult, FailureReason, LoginEvent, Method, Outcome, Reason, Reject,
-};
+use crate::event::{Activity, ChallengeResult, FailureReason, LoginEvent, Method, Outcome, Reason, Reject};
 
 /// What wrote an Avro record.
 #[derive(Debug, Clone)]
@@ -50,9 +48,7 @@ impl WriterSchema {
 
 pub(super) fn decode_with(writer: &WriterSchema, body: &[u8]) -> Result<Decoded, Reject> {
     match writer {
-        WriterSchema::Bundled => {
-            avro_login_event(body).map(|event| Decoded { event, unknown_names: 0 })
-        }
+        WriterSchema::Bundled => avro_login_event(body).map(|event| Decoded { event, unknown_names: 0 }),
         WriterSchema::Other(schema) => generic(schema, body),
     }
 }
@@ -303,10 +299,9 @@ fn symbol<T>(
 fn texts(field: &str, value: Option<Value>) -> Result<BTreeMap<String, String>, Reject> {
     match value {
         None | Some(Value::Null) => Ok(BTreeMap::new()),
-        Some(Value::Map(map)) if map.len() <= ATTRIBUTES_MAX => map
-            .into_iter()
-            .map(|(key, value)| Ok((key, text(field, Some(value))?.unwrap_or_default())))
-            .collect(),
+        Some(Value::Map(map)) if map.len() <= ATTRIBUTES_MAX => {
+            map.into_iter().map(|(key, value)| Ok((key, text(field, Some(value))?.unwrap_or_default()))).collect()
+        }
         Some(Value::Map(_)) => Err(Reject::new(Reason::FieldTooLong, format!("field `{field}`: too many"))),
         Some(_) => Err(wrong(field, "a map of texts")),
     }

@@ -2,24 +2,14 @@
 
 use unicode_normalization::UnicodeNormalization;
 
-use super::{
-    ACCOUNT_BYTES_MAX, COUNT_MAX, EVENT_ID_BYTES_MAX, TENANT_BYTES_MAX, TEXT_BYTES_MAX, USER_AGENT_BYTES_MAX,
-};
+use super::{ACCOUNT_BYTES_MAX, COUNT_MAX, EVENT_ID_BYTES_MAX, TENANT_BYTES_MAX, TEXT_BYTES_MAX, USER_AGENT_BYTES_MAX};
 use crate::event::{Attempt, LoginEvent, Millis, Outcome, Reason, Reject, Source};
 
-/// When a record arrived, and how far a publisher's clock may run ahead of that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Arrival {
-    pub at: Millis,
-    /// `occurred_at` later than arrival by more than this is set to arrival. Default 5 s.
-    pub ahead_max_ms: Millis,
-}
-
-/// Checks an event and brings it into canonical form.
+/// Checks an event that arrived at `arrived_at` and brings it into canonical form.
 ///
 /// # Errors
 /// A [`Reject`] that names the field: too long a text, an impossible address, a tenant that breaks the pattern.
-pub fn canonical(event: LoginEvent, arrival: Arrival, traceparent: Option<&str>) -> Result<Attempt, Reject> {
+pub fn canonical(event: LoginEvent, arrived_at: Millis, traceparent: Option<&str>) -> Result<Attempt, Reject> {
     check_tenant(&event.tenant)?;
     check_length("event_id", &event.event_id, EVENT_ID_BYTES_MAX)?;
     if event.event_id.is_empty() {
@@ -33,10 +23,10 @@ pub fn canonical(event: LoginEvent, arrival: Arrival, traceparent: Option<&str>)
     let account = normal_account(&event.account);
     check_length("account", &account, ACCOUNT_BYTES_MAX)?;
     let count = repeat_count(&event)?;
-    let ahead = event.occurred_at > arrival.at.saturating_add(arrival.ahead_max_ms);
-    // A little ahead is a skewed clock within tolerance: counted at its arrival as well, so that event time never
-    // passes stream time.
-    let occurred_at = if ahead { arrival.at } else { event.occurred_at.min(arrival.at) };
+    // A little ahead is a skewed clock within tolerance, much is a wrong one. Either is counted at its arrival, so
+    // that event time never passes stream time.
+    let occurred_at = event.occurred_at.min(arrived_at);
+    let ahead_ms = event.occurred_at.saturating_sub(occurred_at);
     let mut attributes = Vec::with_capacity(event.attributes.len());
     for (key, value) in event.attributes {
         check_length("attributes", &key, TEXT_BYTES_MAX)?;
@@ -45,7 +35,8 @@ pub fn canonical(event: LoginEvent, arrival: Arrival, traceparent: Option<&str>)
     }
     Ok(Attempt {
         occurred_at,
-        arrived_at: arrival.at,
+        ahead_ms,
+        arrived_at,
         tenant: event.tenant.into(),
         event_id: event.event_id.into(),
         source,

@@ -2,9 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::event::{
-    Activity, ChallengeResult, FailureReason, LoginEvent, Method, Outcome,
-};
+use crate::event::{Activity, ChallengeResult, FailureReason, LoginEvent, Method, Outcome};
 
 /// The event as one JSON object; fields at their default are left out, times are integers.
 #[must_use]
@@ -73,18 +71,18 @@ pub fn login_event_to_avro(event: &LoginEvent) -> Vec<u8> {
     text(&mut out, &event.event_id);
     long(&mut out, event.occurred_at);
     text(&mut out, &event.tenant);
-    nullable(&mut out, event.application.as_deref(), |out, v| text(out, v));
+    nullable(&mut out, event.application.as_deref(), text);
     text(&mut out, &event.account);
     nullable(&mut out, event.account_exists, |out, v| out.push(u8::from(v)));
     symbol(&mut out, Outcome::ALL, event.outcome);
     symbol(&mut out, FailureReason::ALL, event.failure_reason);
     symbol(&mut out, Method::ALL, event.method);
     text(&mut out, &event.source_ip);
-    nullable(&mut out, event.user_agent.as_deref(), |out, v| text(out, v));
-    nullable(&mut out, event.device_id.as_deref(), |out, v| text(out, v));
-    nullable(&mut out, event.tls_fingerprint.as_deref(), |out, v| text(out, v));
+    nullable(&mut out, event.user_agent.as_deref(), text);
+    nullable(&mut out, event.device_id.as_deref(), text);
+    nullable(&mut out, event.tls_fingerprint.as_deref(), text);
     nullable(&mut out, event.asn, long);
-    nullable(&mut out, event.country.as_deref(), |out, v| text(out, v));
+    nullable(&mut out, event.country.as_deref(), text);
     nullable(&mut out, event.credential_leaked, |out, v| out.push(u8::from(v)));
     if !event.attributes.is_empty() {
         long(&mut out, event.attributes.len() as i64);
@@ -95,9 +93,9 @@ pub fn login_event_to_avro(event: &LoginEvent) -> Vec<u8> {
     }
     long(&mut out, 0);
     symbol(&mut out, Activity::ALL, event.activity);
-    nullable(&mut out, event.subject_id.as_deref(), |out, v| text(out, v));
-    nullable(&mut out, event.session_id.as_deref(), |out, v| text(out, v));
-    nullable(&mut out, event.password_tag.as_deref(), |out, v| text(out, v));
+    nullable(&mut out, event.subject_id.as_deref(), text);
+    nullable(&mut out, event.session_id.as_deref(), text);
+    nullable(&mut out, event.password_tag.as_deref(), text);
     symbol(&mut out, ChallengeResult::ALL, event.challenge);
     nullable(&mut out, event.account_created_at, long);
     out

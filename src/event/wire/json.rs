@@ -9,9 +9,7 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::{ATTRIBUTES_MAX, Decoded, parse_millis};
-use crate::event::{
-    Activity, ChallengeResult, FailureReason, LoginEvent, Method, Millis, Outcome, Reason, Reject,
-};
+use crate::event::{Activity, ChallengeResult, FailureReason, LoginEvent, Method, Millis, Outcome, Reason, Reject};
 
 /// Decodes one JSON object.
 ///

@@ -13,11 +13,11 @@ mod output;
 mod time;
 
 pub use avro::{WriterSchema, avro_login_event};
-pub use canonical::{Arrival, canonical, normal_account};
+pub use canonical::{canonical, normal_account};
 pub use encode::{login_event_to_avro, login_event_to_json};
 pub use json::json_login_event;
 pub use limits::*;
-pub use output::{OUTPUT_SCHEMAS, Encoder, Format, SchemaIds, decode_output};
+pub use output::{Encoder, Format, OUTPUT_SCHEMAS, SchemaIds, decode_output};
 pub use time::{format_millis, parse_millis};
 
 use super::{LoginEvent, Reason, Reject};

@@ -1,0 +1,186 @@
+//! What stands against one entity, in hand for one attempt: the only place where a standing changes.
+//!
+//! Taking it lets end what has ended, so what is published does not depend on whether the due index or an attempt
+//! came first.
+
+use super::counts::Counter;
+use super::io::{BlockChange, Effects, Output};
+use super::key::Key;
+use super::row::{Row, StandingRow};
+use super::task::Task;
+use crate::decide::{Case, Change, Claim, Decision, Standing, decide, is_settled};
+use crate::detect::Found;
+use crate::event::{Action, AttackState, Entity, Millis};
+use crate::topology::Playbook;
+use crate::window::Timeliness;
+
+/// What is the same for every entity that an attempt touches.
+#[derive(Debug)]
+pub(super) struct Circumstances {
+    pub(super) state: AttackState,
+    pub(super) incident_id: Option<Box<str>>,
+    /// An attempt that arrived too late to act upon opens and prolongs nothing.
+    is_fresh: bool,
+}
+
+impl Circumstances {
+    pub(super) fn of(task: &Task, tenant: &str, timeliness: Timeliness) -> Self {
+        let (state, incident_id) = task.state_of(tenant);
+        let is_fresh = timeliness == Timeliness::Fresh;
+        Circumstances { state, incident_id: incident_id.map(Into::into), is_fresh }
+    }
+
+    /// The cause that an attempt is for judging an entity, which an exemption or the address itself may protect.
+    pub(super) fn cause<'a>(&'a self, event_id: &'a str, occurred_at: Millis, is_spared: bool) -> Cause<'a> {
+        let incident_id = self.incident_id.as_deref();
+        Cause { event_id, occurred_at, incident_id, is_fresh: self.is_fresh, is_spared }
+    }
+}
+
+/// The attempt in whose course an entity is judged.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cause<'a> {
+    event_id: &'a str,
+    /// Event time.
+    occurred_at: Millis,
+    incident_id: Option<&'a str>,
+    is_fresh: bool,
+    is_spared: bool,
+}
+
+/// A standing in hand.
+#[derive(Debug)]
+pub(super) struct Dock {
+    key: Key,
+    row: Option<Box<StandingRow>>,
+    is_changed: bool,
+}
+
+impl Dock {
+    /// Takes the standing under `key`, as [`Key::standing`] made it.
+    pub(super) fn take(task: &mut Task, key: Key, fx: &mut Effects) -> Dock {
+        let now = task.now();
+        let row = task.view.take(&key, now).and_then(Row::standing);
+        let mut dock = Dock { key, row, is_changed: false };
+        dock.let_end(now, fx);
+        dock
+    }
+
+    /// Ends what ended by `now`.
+    pub(super) fn let_end(&mut self, now: Millis, fx: &mut Effects) {
+        let Some(row) = &mut self.row else { return };
+        if row.standing.next_end().is_none_or(|end| end > now) {
+            return;
+        }
+        self.is_changed = true;
+        for change in row.standing.let_end(now) {
+            publish_change(change, &row.entity, "expired", None, fx);
+        }
+    }
+
+    /// The claim that keeps the entity out now.
+    pub(super) fn blocked_by(&self, now: Millis) -> Option<&Claim> {
+        self.row.as_ref()?.standing.blocked_by(now)
+    }
+
+    /// Asks one playbook; `true` when it opened an episode. `look` is called only when its answer matters.
+    pub(super) fn ask(
+        &mut self,
+        task: &mut Task,
+        playbook: &Playbook,
+        who: &Entity,
+        cause: &Cause<'_>,
+        fx: &mut Effects,
+        look: impl FnOnce() -> Option<Found>,
+    ) -> bool {
+        let now = task.now();
+        let nothing = Standing::default();
+        let standing = self.row.as_ref().map_or(&nothing, |row| &row.standing);
+        if is_settled(playbook, standing, now) {
+            return false;
+        }
+        let Some(found) = look() else { return false };
+        if cause.is_spared {
+            fx.count(Counter::Spared);
+            return false;
+        }
+        if !cause.is_fresh {
+            fx.count(Counter::TooOldToEnforce);
+            return false;
+        }
+        let row = self.row.get_or_insert_with(|| Box::new(StandingRow { entity: who.clone(), standing: nothing }));
+        let case = Case {
+            entity: who,
+            occurred_at: cause.occurred_at,
+            event_id: cause.event_id,
+            now,
+            incident_id: cause.incident_id,
+        };
+        let decision = decide(playbook, &found, &mut row.standing, &case);
+        self.is_changed = true;
+        if let Some(due) = decision.due {
+            task.set_due(due, &self.key);
+        }
+        let opened = decision.verdict.is_some();
+        publish(decision, who, cause.incident_id, fx);
+        opened
+    }
+
+    /// What an edge stopped keeps alive what stands against the entity, and opens nothing.
+    pub(super) fn renew(&mut self, task: &mut Task, cause: &Cause<'_>, fx: &mut Effects) {
+        let now = task.now();
+        let Some(row) = &mut self.row else { return };
+        if cause.is_spared || !cause.is_fresh || !row.standing.prolong(now, |claim| claim.live) {
+            return;
+        }
+        self.is_changed = true;
+        if let Some(change) = row.standing.settle(now) {
+            publish_change(change, &row.entity, "lifted", cause.incident_id, fx);
+        }
+        if let Some(due) = row.standing.next_end() {
+            task.set_due(due, &self.key);
+        }
+    }
+
+    /// Puts it back, and writes it if it has changed.
+    pub(super) fn put(self, task: &mut Task) {
+        let Some(row) = self.row else { return };
+        if self.is_changed {
+            let forgotten_at = row.standing.forgotten_at();
+            task.view.put(self.key, Row::Standing(row), forgotten_at);
+        } else {
+            task.view.put_back(&self.key, Row::Standing(row));
+        }
+    }
+}
+
+/// A claim has ended: the next one shows, or the entry is lifted.
+pub(super) fn due(task: &mut Task, key: &Key, at: Millis, fx: &mut Effects) {
+    let mut dock = Dock::take(task, key.clone(), fx);
+    dock.let_end(at, fx);
+    let next = dock.row.as_ref().and_then(|row| row.standing.next_end());
+    dock.put(task);
+    if let Some(next) = next {
+        task.set_due(next, key);
+    }
+}
+
+/// What a decision publishes.
+fn publish(decision: Decision, who: &Entity, incident_id: Option<&str>, fx: &mut Effects) {
+    if let Some(verdict) = decision.verdict {
+        fx.verdict(verdict);
+    }
+    if let Some(change) = decision.change {
+        publish_change(change, who, "lifted", incident_id, fx);
+    }
+}
+
+fn publish_change(change: Change, who: &Entity, cause: &'static str, incident_id: Option<&str>, fx: &mut Effects) {
+    fx.count(match &change {
+        Change::Put { shown, .. } if shown.action == Action::Block => Counter::Blocks,
+        Change::Put { .. } => Counter::Restrictions,
+        Change::Lift { .. } => Counter::Lifts,
+    });
+    let incident_id = incident_id.map(Into::into);
+    fx.push(Output::Block(BlockChange { entity: who.clone(), change, cause, incident_id }));
+}

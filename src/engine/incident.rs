@@ -1,0 +1,175 @@
+//! The incident of a tenant: opened with what its last minutes saw, grown by partial sums, published now and then,
+//! closed with the attack.
+
+use std::collections::BTreeSet;
+
+use super::env::Env;
+use super::frame::{Fallen, Partial};
+use super::io::{Effects, Output};
+use super::row::{OpenIncident, Recent, SiteRow};
+use crate::decide::verdict_id;
+use crate::event::{
+    AttackState, Compromise, Disposition, Entity, Incident, IncidentKind, IncidentState, Millis, Severity,
+};
+use crate::window::SLICES;
+
+/// An open incident is published again at most this often.
+const EVERY_MS: Millis = 10_000;
+/// Blocks and compromises this old still belong to an incident that opens now.
+const RECENT_MS: Millis = 10 * 60_000;
+/// The slices in which recent blocks are remembered.
+const RECENT_SLICE_MS: Millis = RECENT_MS / SLICES;
+/// Most compromised accounts listed in one incident; the others are counted.
+const FALLEN_MAX: usize = 1_000;
+/// Most playbooks named by one incident.
+const PLAYBOOKS_MAX: usize = 64;
+
+pub(super) fn open(env: &Env, tenant: &str, row: &mut SiteRow, now: Millis) {
+    let last = row.minute.slice_of(now);
+    let [attempts, failures, unknown, stopped] = row.minute.sums(last);
+    let recent = std::mem::take(&mut row.recent);
+    let surges = env.plan.surge.iter().map(|playbook| playbook.id.as_str().into());
+    row.incident = Some(Box::new(OpenIncident {
+        id: verdict_id(&Entity::tenant(tenant), "incident", "", now).into(),
+        started_at: row.minute.span(last).0.max(0),
+        published_at: Millis::MIN,
+        attempts: attempts.saturating_add(stopped),
+        failures,
+        unknown,
+        stopped,
+        sources: recent.sources.without_time(last),
+        accounts: recent.accounts.without_time(last),
+        unknown_accounts: recent.unknown_accounts.without_time(last),
+        blocked: recent.blocked.without_time(now.div_euclid(RECENT_SLICE_MS)),
+        playbooks: surges.chain(recent.playbooks.into_keys()).collect::<BTreeSet<Box<str>>>(),
+        compromised_count: recent.compromised.len() as u64,
+        compromised: recent.compromised,
+        changed: true,
+    }));
+}
+
+impl Recent {
+    /// Adds sums of slice `slice` of the minute that ends with slice `last`.
+    pub(super) fn merge(&mut self, env: &Env, partial: &Partial, slice: i64, last: i64, now: Millis) {
+        for (into, from) in [
+            (&mut self.sources, &partial.sources),
+            (&mut self.accounts, &partial.accounts),
+            (&mut self.unknown_accounts, &partial.unknown_accounts),
+        ] {
+            from.iter().for_each(|hashed| into.add(*hashed, slice, last));
+        }
+        let after = now.saturating_sub(RECENT_MS);
+        self.playbooks.retain(|_, at| *at > after);
+        self.compromised.retain(|fallen| fallen.flagged_at > after);
+        for (entity, playbook) in &partial.blocked {
+            let [slice, last] = [partial.at, now].map(|at| at.div_euclid(RECENT_SLICE_MS));
+            self.blocked.add(env.entity(entity), slice, last);
+            if self.playbooks.len() < PLAYBOOKS_MAX {
+                self.playbooks.insert(playbook.clone(), now);
+            }
+        }
+        let room = FALLEN_MAX.saturating_sub(self.compromised.len());
+        self.compromised.extend(partial.compromised.iter().take(room).cloned());
+    }
+}
+
+impl OpenIncident {
+    pub(super) fn merge(&mut self, env: &Env, partial: &Partial) {
+        self.attempts += u64::from(partial.attempts) + u64::from(partial.stopped);
+        self.failures += u64::from(partial.failures);
+        self.unknown += u64::from(partial.unknown);
+        self.stopped += u64::from(partial.stopped);
+        for (into, from) in [
+            (&mut self.sources, &partial.sources),
+            (&mut self.accounts, &partial.accounts),
+            (&mut self.unknown_accounts, &partial.unknown_accounts),
+        ] {
+            from.iter().for_each(|hashed| into.add(*hashed, 0, 0));
+        }
+        for (entity, playbook) in &partial.blocked {
+            self.blocked.add(env.entity(entity), 0, 0);
+            if self.playbooks.len() < PLAYBOOKS_MAX {
+                self.playbooks.insert(playbook.clone());
+            }
+        }
+        self.compromised_count += partial.compromised.len() as u64;
+        let room = FALLEN_MAX.saturating_sub(self.compromised.len());
+        self.compromised.extend(partial.compromised.iter().take(room).cloned());
+        self.changed = true;
+    }
+}
+
+/// Publishes the incident when it has news, and closes it when the tenant is calm.
+pub(super) fn publish(tenant: &str, row: &mut SiteRow, now: Millis, fx: &mut Effects) {
+    let (state, quiet_since) = (row.state, row.quiet_since);
+    let Some(incident) = &mut row.incident else { return };
+    let closes = state == AttackState::Calm;
+    let has_news = incident.changed && now.saturating_sub(incident.published_at) >= EVERY_MS;
+    if !has_news && !closes {
+        return;
+    }
+    incident.changed = false;
+    incident.published_at = now;
+    let ended_at = closes.then_some(quiet_since);
+    fx.push(Output::Incident(Box::new(record(tenant, incident, ended_at, now))));
+    if closes {
+        row.incident = None;
+    }
+}
+
+fn record(tenant: &str, incident: &OpenIncident, ended_at: Option<Millis>, now: Millis) -> Incident {
+    let compromised: Vec<Compromise> = incident.compromised.iter().map(compromise).collect();
+    Incident {
+        incident_id: incident.id.to_string(),
+        tenant: tenant.to_owned(),
+        kind: IncidentKind::CredentialStuffing,
+        state: if ended_at.is_some() { IncidentState::Closed } else { IncidentState::Open },
+        severity: if compromised.is_empty() { Severity::High } else { Severity::Critical },
+        started_at: incident.started_at,
+        updated_at: now,
+        ended_at,
+        summary: summary(incident),
+        attempts: whole(incident.attempts),
+        failures: whole(incident.failures),
+        stopped_at_edge: whole(incident.stopped),
+        sources: whole(incident.sources.count(0)),
+        accounts_targeted: whole(incident.accounts.count(0)),
+        accounts_unknown: whole(incident.unknown_accounts.count(0)),
+        blocked: whole(incident.blocked.count(0)),
+        compromised,
+        top_networks: Vec::new(),
+        top_countries: Vec::new(),
+        top_user_agents: Vec::new(),
+        playbooks: incident.playbooks.iter().map(ToString::to_string).collect(),
+        disposition: Disposition::Undetermined,
+    }
+}
+
+fn whole(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn compromise(fallen: &Fallen) -> Compromise {
+    Compromise {
+        account: fallen.account.to_string(),
+        source_ip: fallen.source.to_string(),
+        at: fallen.at,
+        flagged_at: fallen.flagged_at,
+        event_id: fallen.event_id.to_string(),
+    }
+}
+
+fn summary(incident: &OpenIncident) -> String {
+    format!(
+        "Credential stuffing from {} sources: {} attempts, {} failed on {} accounts ({} of them nobody's), {} stopped \
+         at the edge; {} entities blocked, {} accounts entered.",
+        incident.sources.count(0),
+        incident.attempts,
+        incident.failures,
+        incident.accounts.count(0),
+        incident.unknown_accounts.count(0),
+        incident.stopped,
+        incident.blocked.count(0),
+        incident.compromised_count,
+    )
+}
