@@ -5,6 +5,7 @@
 //! values. Nothing here is async.
 
 pub mod admin;
+mod client;
 mod ffi;
 pub mod follow;
 pub mod kafka;
@@ -17,6 +18,7 @@ mod stage;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use client::{ClientOptions, Traced, create, trace_error, trace_line};
 pub use outbox::{Outbox, Wiring};
 
 use crate::event::Millis;

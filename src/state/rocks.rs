@@ -135,7 +135,7 @@ impl Store for RocksStore {
             }
         }
         batch.put(META_KEY, meta.encode());
-        self.db.write_opt(&batch, &WriteOptions::default())?;
+        self.db.write_opt(batch, &WriteOptions::default())?;
         self.set_forget_before(meta.stream_time);
         Ok(())
     }

@@ -183,6 +183,24 @@ impl Topics {
         format!("{}{}-{store}-changelog", self.prefix, self.application_id)
     }
 
+    /// What every name starts with.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The consumer group of the stages.
+    #[must_use]
+    pub fn group(&self) -> String {
+        format!("{}{}", self.prefix, self.application_id)
+    }
+
+    /// What every transactional id of the stages starts with.
+    #[must_use]
+    pub fn transactional_prefix(&self) -> String {
+        format!("{}{}-", self.prefix, self.application_id)
+    }
+
     /// Topics that only intake reads, besides its input: control.
     #[must_use]
     pub fn control(&self) -> Vec<String> {

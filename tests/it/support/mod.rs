@@ -3,6 +3,7 @@
 pub mod kafka;
 pub mod kept;
 pub mod nginx;
+pub mod records;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
