@@ -1,16 +1,21 @@
 //! The command line: what can be said, and who carries it out.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand, ValueEnum};
-use serde::Serialize;
+use clap::{Parser, Subcommand};
 
-use super::replay::{ReplayArgs, replay};
-use super::run::{RunArgs, run, stop_on_signals};
+use super::clock::ProcessClock;
+use super::produce::ProduceArgs;
+use super::replay::ReplayArgs;
+use super::run::{RunArgs, stop_on_signals};
 use super::settings::{Overrides, Places, Settings};
+use super::sink::{SinkArgs, SinkContext, Watched};
 use super::telemetry::{self, LogFormat};
-use super::topology;
+use super::topics::TopicsArgs;
+use super::{Connection, Ending, produce, replay, run, sink, topics, topology};
+use crate::log::Clock as _;
 
 /// Finds account-takeover attacks in login events on Kafka while they run, and stops them at the edge.
 #[derive(Debug, Parser)]
@@ -29,23 +34,19 @@ pub struct Cli {
     /// How log lines are written
     #[arg(long, global = true, env = "PORTCULLIS_LOG_FORMAT", default_value = "text", value_enum)]
     pub log_format: LogFormat,
-    /// How results are written on standard output
-    #[arg(long, global = true, default_value = "text", value_enum)]
-    pub output: OutputFormat,
     #[command(subcommand)]
     pub command: Command,
-}
-
-/// How results are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OutputFormat {
-    Text,
-    Json,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Run(RunArgs),
+    /// Make the topics of `topology/topics.yaml`, or compare them with what is there
+    Topics(TopicsArgs),
+    /// Keep an edge equal to the blocklist
+    Sink(SinkArgs),
+    /// Publish login events of a file
+    Produce(ProduceArgs),
     Replay(ReplayArgs),
     /// Show the stages, topics and playbooks that a run would use, checked against each other
     #[command(after_help = "Example:\n  portcullis topology --topology ./topology")]
@@ -67,47 +68,64 @@ pub fn main() -> ExitCode {
     ended(&carry_out(&cli))
 }
 
-fn carry_out(cli: &Cli) -> Result<()> {
+fn carry_out(cli: &Cli) -> Result<Ending> {
     let load = |over: Overrides| Settings::load(&cli.places, over).map_err(Wrong);
+    let plain = || load(Overrides::default());
+    let clock = ProcessClock::real();
+    let mut out = std::io::stdout().lock();
     match &cli.command {
         Command::Run(args) => {
             let over = Overrides { state_dir: args.state_dir.clone(), listen: args.listen.clone(), threads: args.threads };
-            run(args, load(over)?, stop_on_signals()?)
+            run::run(args, load(over)?, stop_on_signals()?)?;
+            Ok(Ending::Well)
         }
-        Command::Replay(args) => show(cli.output, &replay(args, &load(Overrides::default())?)?),
+        Command::Topics(args) => topics::run(args, &connection(&plain()?)?, &mut out),
+        Command::Sink(args) => {
+            let settings = plain()?;
+            let context = SinkContext {
+                connection: &connection(&settings)?,
+                exemptions: topology::exemptions(&settings).map_err(Wrong)?,
+                clock: || clock.now(),
+                stop: &*stop_on_signals()?,
+                watched: &Watched::default(),
+            };
+            sink::run(args, context, &mut out)
+        }
+        Command::Produce(args) => {
+            produce::run(args, &connection(&plain()?)?, || clock.now(), &*stop_on_signals()?, &mut out)
+        }
+        Command::Replay(args) => {
+            let summary = replay::replay(args, &plain()?)?;
+            args.answer.write(&mut out, &summary, &summary.to_string())?;
+            Ok(Ending::Well)
+        }
         Command::Topology => {
-            let settings = load(Overrides::default())?;
+            let settings = plain()?;
             let folder = settings.topology.as_ref().map(|folder| folder.join("playbooks"));
             let playbooks = topology::playbooks(folder.as_deref()).map_err(Wrong)?;
             topology::env(&settings, None).map_err(Wrong)?;
             let topics = topology::topics(&settings).map_err(Wrong)?;
-            say(&crate::topology::describe(&topics, &playbooks));
-            Ok(())
+            out.write_all(crate::topology::describe(&topics, &playbooks).as_bytes())?;
+            Ok(Ending::Well)
         }
     }
 }
 
-fn show<T: Serialize + std::fmt::Display>(format: OutputFormat, result: &T) -> Result<()> {
-    match format {
-        OutputFormat::Text => say(&result.to_string()),
-        OutputFormat::Json => say(&serde_json::to_string(result)?),
-    }
-    Ok(())
-}
-
-#[expect(clippy::print_stdout, reason = "results belong on standard output")]
-fn say(text: &str) {
-    println!("{}", text.trim_end());
+fn connection(settings: &Settings) -> Result<Connection> {
+    Ok(Connection { client: settings.client.clone(), topics: topology::topics(settings).map_err(Wrong)? })
 }
 
 #[expect(clippy::print_stderr, reason = "the last word of a command that failed")]
-fn ended(result: &Result<()>) -> ExitCode {
-    let Err(error) = result else { return ExitCode::SUCCESS };
+fn ended(result: &Result<Ending>) -> ExitCode {
+    let error = match result {
+        Ok(ending) => return ExitCode::from(ending.code()),
+        Err(error) => error,
+    };
     eprintln!("portcullis: {error:#}");
     match error.downcast_ref::<crate::log::Error>() {
         Some(crate::log::Error::Fenced(_)) => ExitCode::from(4),
         Some(crate::log::Error::Setup(_)) => ExitCode::from(2),
-        Some(_) => ExitCode::FAILURE,
+        Some(crate::log::Error::Kafka(_) | crate::log::Error::State(_)) => ExitCode::FAILURE,
         None if error.is::<Wrong>() => ExitCode::from(2),
         None => ExitCode::FAILURE,
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -10,8 +10,9 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::bar::Bar;
 use super::clock::ProcessClock;
+use super::produce::{open, time, zone};
+use super::progress::Progress;
 use super::settings::Settings;
 use super::topology;
 use crate::engine::{Emission, Output, Pipeline, Raw};
@@ -19,10 +20,11 @@ use crate::event::wire::{WriterSchema, format_millis};
 use crate::event::{Entity, Millis, Mode};
 use crate::ingest::{self, FileFormat, SshdOptions};
 use crate::log::Clock as _;
-use crate::topology::parse_duration;
 
 /// Longest part of a bad record in `dead-letters.jsonl`, in characters.
 const DEAD_LETTER_CHARS_MAX: usize = 1_024;
+/// How often progress is shown.
+const EVENTS_BETWEEN_LOOKS: u64 = 1_024;
 /// Names of the files, by topic.
 const FILES: [&str; 5] = ["verdicts", "blocklist", "attack-status", "incidents", "dead-letters"];
 
@@ -36,50 +38,29 @@ pub struct ReplayArgs {
     /// File to read; - for standard input
     #[arg(long, value_name = "FILE|-")]
     pub events: PathBuf,
-    #[command(flatten)]
-    pub input: InputArgs,
+    /// `jsonl`: one login event of the contract per line. `sshd`: OpenSSH's own log
+    #[arg(long, default_value = "jsonl")]
+    pub format: FileFormat,
+    /// Leave out what arrived after this moment of the file
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub to: Option<Millis>,
+    /// sshd: the year of the first line whose time names none [default: the latest that is not in the future]
+    #[arg(long)]
+    pub year: Option<i32>,
+    /// sshd: the zone of times that name none, such as +01:00
+    #[arg(long, default_value = "+00:00", value_name = "ZONE", value_parser = zone, allow_hyphen_values = true)]
+    pub zone: i32,
+    /// sshd: the tenant of every event
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    pub tenant: String,
     /// Folder with playbooks to try instead of the live ones
     #[arg(long, value_name = "DIR")]
     pub playbooks: Option<PathBuf>,
     /// Folder for the results; made when it is not there
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-}
-
-/// How a file of events is written.
-#[derive(Debug, Clone, Args)]
-pub struct InputArgs {
-    /// How the file is written
-    #[arg(long, default_value = "jsonl", value_name = "jsonl|sshd")]
-    pub format: FileFormat,
-    /// sshd: year of the first line; without it the latest that is not in the future
-    #[arg(long, value_name = "YEAR")]
-    pub year: Option<i32>,
-    /// sshd: tenant of the events
-    #[arg(long, default_value = "default", value_name = "NAME")]
-    pub tenant: String,
-    /// Leave out events that arrived after this time (RFC 3339, or a duration from the first event such as 90m)
-    #[arg(long, value_name = "TIME")]
-    pub to: Option<String>,
-}
-
-impl InputArgs {
-    /// What the sshd reader needs.
-    #[must_use]
-    pub fn sshd(&self, now: Millis) -> SshdOptions {
-        SshdOptions { year: self.year, now, zone_minutes: 0, tenant: self.tenant.clone() }
-    }
-
-    /// The cut, once the first arrival is known.
-    ///
-    /// # Errors
-    /// The text is neither a time nor a duration.
-    pub fn cut(&self, first: Millis) -> Result<Millis> {
-        let Some(text) = &self.to else { return Ok(Millis::MAX) };
-        crate::event::wire::parse_millis(text)
-            .or_else(|| parse_duration(text).map(|ms| first.saturating_add(ms)))
-            .with_context(|| format!("--to {text}: write 2014-11-30T12:00:00Z, or a duration such as 90m"))
-    }
+    #[arg(long = "output", value_name = "FORMAT", value_enum, default_value_t)]
+    pub answer: super::Output,
 }
 
 /// What a replay came to.
@@ -108,20 +89,19 @@ pub fn replay(args: &ReplayArgs, settings: &Settings) -> Result<ReplaySummary> {
     let env = topology::env(settings, args.playbooks.as_deref())?;
     let mut pipeline = Pipeline::new(env);
     let mut out = Results::create(&args.out)?;
-    let bar = Bar::of_file("replaying", &args.events);
-    let input = bar.reading(open(&args.events)?);
-    let reader = ingest::reader(args.input.format, Box::new(BufReader::with_capacity(1 << 20, input)), args.input.sshd(clock.now()));
+    let (input, length, read) = open(&args.events)?;
+    let mut progress = Progress::new("replaying", length);
+    let sshd = SshdOptions { year: args.year, now: clock.now(), zone_minutes: args.zone, tenant: args.tenant.clone() };
     let mut summary = ReplaySummary::default();
     let mut arrival = 0;
-    let mut cut = None;
-    for event in reader {
+    for event in ingest::reader(args.format, input, sshd) {
         let event = event.with_context(|| format!("reading {}", args.events.display()))?;
         arrival = event.arrival.unwrap_or(arrival);
-        if cut.is_none() {
-            cut = Some(args.input.cut(arrival)?);
-        }
-        if cut.is_some_and(|cut| arrival > cut) {
+        if args.to.is_some_and(|to| arrival > to) {
             break;
+        }
+        if summary.events.is_multiple_of(EVENTS_BETWEEN_LOOKS) {
+            progress.at(read.get(), summary.events, clock.now());
         }
         summary.events += 1;
         summary.first_at.get_or_insert(arrival);
@@ -132,7 +112,7 @@ pub fn replay(args: &ReplayArgs, settings: &Settings) -> Result<ReplaySummary> {
         }
     }
     out.finish()?;
-    bar.finish();
+    progress.end();
     summary.counts = pipeline.counts().iter().map(|(counter, n)| (counter.as_str(), n)).collect();
     summary.restricted = out.restricted();
     summary.incidents = out.incidents.len();
@@ -152,18 +132,6 @@ pub fn raw(value: &[u8], arrival: Millis) -> Raw<'_> {
         clock: arrival,
         tenant: None,
     }
-}
-
-/// Opens a file, or standard input for `-`.
-///
-/// # Errors
-/// It cannot be opened.
-pub fn open(path: &Path) -> Result<Box<dyn std::io::Read>> {
-    if path == Path::new("-") {
-        return Ok(Box::new(std::io::stdin().lock()));
-    }
-    let file = File::open(path).with_context(|| format!("{}", path.display()))?;
-    Ok(Box::new(file))
 }
 
 /// A record of an output topic: topic, key, value.

@@ -15,8 +15,9 @@ use super::clock::ProcessClock;
 use super::settings::Settings;
 use super::{telemetry, topology};
 use crate::engine::Env;
-use crate::event::wire::{Encoder, SchemaIds, WriterSchema};
+use crate::event::wire::{Encoder, Format, SchemaIds, WriterSchema};
 use crate::log::kafka::{KafkaLog, KafkaOptions, topic_partitions};
+use crate::log::registry::{Lookup, Registry, RegistryOptions, register_outputs};
 use crate::log::{Clock, Error, Parts, Progress, Schemas, StageLoop, StageOptions, Stores, Wiring, subscription};
 use crate::state::{self, Folder, RocksStore, Shared};
 use crate::topology::{Stage, Topics};
@@ -84,8 +85,8 @@ pub fn run(args: &RunArgs, settings: Settings, stop: Arc<AtomicBool>) -> Result<
         let address = telemetry::serve(listen, metrics, Some(Arc::clone(&progress)), status)?;
         tracing::info!(%address, "serving /metrics, /livez, /readyz and /status");
     }
-    let (schemas, ids) = schemas(&settings)?;
     let clock: Arc<dyn Clock> = Arc::new(ProcessClock::real());
+    let (schemas, ids) = schemas(&settings, &clock)?;
     let job = Job { settings, env, topics, found, clock, schemas, ids, progress, stop };
     job.run(&Arc::new(folder), args.until_caught_up)
 }
@@ -119,10 +120,10 @@ impl Job {
 
     /// One thread: its log, its loop.
     fn stages(&self, number: usize, folder: &Arc<Folder>, shared: Shared, until_caught_up: bool) -> Result<(), Error> {
-        let member = format!("{}-{}-{number}", self.settings.application_id, folder.instance());
+        let member = format!("{}{}-{number}", self.topics.transactional_prefix(), folder.instance());
         let options = KafkaOptions {
             client: self.settings.client.clone(),
-            group: self.settings.application_id.clone(),
+            group: self.topics.group(),
             member,
             topics: subscription(&self.topics),
             changelogs: Stage::ALL.into_iter().map(|stage| self.topics.changelog(stage)).collect(),
@@ -181,21 +182,33 @@ impl Stores for OnDisk {
     }
 }
 
-/// Ids that the settings list, for the bundled login-event schema.
-struct Listed(Vec<u32>);
+/// Writer schemas by id: those that the settings list, and those of a registry.
+struct ById {
+    registry: Mutex<Registry>,
+    clock: Arc<dyn Clock>,
+}
 
-impl Schemas for Listed {
+impl Schemas for ById {
     fn writer(&self, id: u32) -> Option<Arc<WriterSchema>> {
-        self.0.contains(&id).then(|| Arc::new(WriterSchema::Bundled))
+        match self.registry.lock().unwrap_or_else(PoisonError::into_inner).get(id, self.clock.now()) {
+            Lookup::Known(schema) => Some(schema),
+            Lookup::Unknown | Lookup::Unavailable => None,
+        }
     }
 }
 
-/// Where writer schemas come from, and the ids of our own.
+/// Where writer schemas come from, and the ids of our own: a registry when one is set, else those of the settings.
 ///
 /// # Errors
 /// The registry does not take our schemas.
-pub fn schemas(settings: &Settings) -> Result<(Arc<dyn Schemas>, SchemaIds)> {
-    Ok((Arc::new(Listed(settings.schema_ids.clone())), SchemaIds::default()))
+pub fn schemas(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<(Arc<dyn Schemas>, SchemaIds)> {
+    let options = settings.registry.as_deref().map(RegistryOptions::new);
+    let ids = match &options {
+        Some(options) if settings.format == Format::Avro => register_outputs(options, &settings.topic_prefix)?,
+        Some(_) | None => SchemaIds::default(),
+    };
+    let registry = Mutex::new(Registry::new(options, &settings.schema_ids));
+    Ok((Arc::new(ById { registry, clock: Arc::clone(clock) }), ids))
 }
 
 /// `run` makes no topics: it says what is missing and what to type.

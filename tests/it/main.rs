@@ -3,7 +3,6 @@
 //! The broker tests need `make setup` once; `make test` runs it by itself.
 
 #![allow(
-    unreachable_pub,
     missing_debug_implementations,
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,8 +10,11 @@
     clippy::print_stderr,
     reason = "a test fails by panicking, and here are the deadlines of its waits"
 )]
+#![allow(unreachable_pub, reason = "nothing outside of this binary uses it")]
 
+mod follow;
 mod schemas;
 mod stages;
 mod support;
 mod tidy;
+mod topics;
