@@ -1,7 +1,8 @@
 //! [`Log`] over rdkafka: one `BaseConsumer` and one transactional producer, used from one thread.
 //!
 //! Three traps of the client are answered here. The wrapper's flush waits in steps of 100 ms, so a commit drains by
-//! itself first. An end of partition names no topic, so it is checked against the offsets last heard. And librdkafka
+//! itself first. An end of partition names no topic, so how far a
+//! partition is behind is told by the offsets last heard. And librdkafka
 //! lacks KIP-890: a transactional call whose outcome is unknown must be followed by [`Log::recreate`], never by a retry.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -60,7 +61,8 @@ pub struct KafkaLog {
     names: Names,
     /// Partitions being read, and the next offset of each.
     next: BTreeMap<Part, i64>,
-    ends: VecDeque<Part>,
+    /// Those of which something was heard since they were assigned: what was heard before may be of long ago.
+    heard: BTreeSet<Part>,
 }
 
 impl fmt::Debug for KafkaLog {
@@ -87,7 +89,10 @@ impl ClientContext for Events {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        trace_error(&error, reason);
+        // The end of a partition is news for the loop, not an error.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
+            trace_error(&error, reason);
+        }
     }
 }
 
@@ -185,7 +190,7 @@ impl KafkaLog {
             in_transaction: false,
             names: Names::default(),
             next: BTreeMap::new(),
-            ends: VecDeque::new(),
+            heard: BTreeSet::new(),
         };
         log.recreate()?;
         let topics: Vec<&str> = log.options.topics.iter().map(String::as_str).collect();
@@ -220,12 +225,6 @@ impl KafkaLog {
                 lost: self.consumer.assignment_lost(),
             },
         })
-    }
-
-    /// The partitions with this number that have really been read to their end.
-    fn reached(&self, partition: i32) -> Vec<Part> {
-        let done = |(part, lag): (Part, i64)| (part.partition == partition && lag == 0).then_some(part);
-        self.lags().into_iter().filter_map(done).collect()
     }
 
     /// Waits until everything handed over is with the brokers.
@@ -266,9 +265,6 @@ impl Log for KafkaLog {
         if let Some(producer) = &self.producer {
             producer.poll(Duration::ZERO);
         }
-        if let Some(part) = self.ends.pop_front() {
-            return Ok(Polled::End(part));
-        }
         let found = match self.consumer.poll(wait) {
             None => None,
             Some(Ok(message)) => Some(Ok(incoming(&message, &mut self.names))),
@@ -285,11 +281,15 @@ impl Log for KafkaLog {
                     Some(next) => *next = record.offset + 1,
                     None => return Ok(Polled::Idle),
                 }
+                if !self.heard.contains(&record.part) {
+                    self.heard.insert(record.part.clone());
+                }
                 Ok(Polled::Record(record))
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => {
-                self.ends.extend(self.reached(partition));
-                Ok(self.ends.pop_front().map_or(Polled::Idle, Polled::End))
+                // It names no topic; what was heard is looked up for each.
+                self.heard.extend(self.next.keys().filter(|part| part.partition == partition).cloned());
+                Ok(Polled::Idle)
             }
             Some(Err(error)) => poll_failed(&error),
         }
@@ -310,8 +310,8 @@ impl Log for KafkaLog {
         for part in parts {
             gone.add_partition(&part.topic, part.partition);
             self.next.remove(part);
+            self.heard.remove(part);
         }
-        self.ends.retain(|part| !parts.contains(part));
         if parts.is_empty() { Ok(()) } else { self.consumer.incremental_unassign(&gone).map_err(refused) }
     }
 
@@ -412,7 +412,6 @@ impl Log for KafkaLog {
     }
 
     fn seek(&mut self, offsets: &[(Part, i64)]) -> Result<(), Error> {
-        self.ends.clear();
         for (part, offset) in offsets {
             self.next.insert(part.clone(), *offset);
         }
@@ -440,7 +439,8 @@ impl Log for KafkaLog {
             let (_, high) = ffi::heard_offsets(&self.consumer, &part.topic, part.partition)?;
             Some((part.clone(), (high - stands_at(position.as_ref(), part, next)).max(0)))
         };
-        self.next.iter().filter_map(|(part, next)| lag(part, *next)).collect()
+        let heard = self.next.iter().filter(|(part, _)| self.heard.contains(*part));
+        heard.filter_map(|(part, next)| lag(part, *next)).collect()
     }
 
     fn restore(&mut self, part: &Part, from: i64, each: &mut RestoreEach<'_>) -> Result<i64, Error> {

@@ -94,7 +94,6 @@ pub struct MemoryLog {
     /// Given out by the first poll.
     unassigned: Vec<Part>,
     positions: BTreeMap<Part, i64>,
-    at_end: BTreeMap<Part, bool>,
     pending: Vec<Outgoing>,
     turn: usize,
 }
@@ -115,7 +114,6 @@ impl MemoryLog {
             broker: broker.clone(),
             unassigned,
             positions: BTreeMap::new(),
-            at_end: BTreeMap::new(),
             pending: Vec::new(),
             turn: 0,
         }
@@ -138,11 +136,7 @@ impl Log for MemoryLog {
             if let Some(record) = record {
                 self.turn = (self.turn + step) % parts.len();
                 self.positions.insert(part.clone(), position + 1);
-                self.at_end.insert(part.clone(), false);
                 return Ok(Polled::Record(record));
-            }
-            if self.at_end.insert(part.clone(), true) != Some(true) {
-                return Ok(Polled::End(part.clone()));
             }
         }
         Ok(Polled::Idle)
@@ -205,7 +199,6 @@ impl Log for MemoryLog {
     fn seek(&mut self, offsets: &[(Part, i64)]) -> Result<(), Error> {
         for (part, offset) in offsets {
             self.positions.insert(part.clone(), *offset);
-            self.at_end.insert(part.clone(), false);
         }
         Ok(())
     }

@@ -76,8 +76,6 @@ pub struct Outgoing {
 #[derive(Debug)]
 pub enum Polled {
     Record(Incoming),
-    /// Everything there is of a partition has been read.
-    End(Part),
     /// These partitions are ours, once [`Log::assign`] says from where.
     Assigned(Vec<Part>),
     /// These partitions go to somebody else, once [`Log::release`] lets go. `lost`: they are gone already.

@@ -13,7 +13,7 @@
 //! Rows reach a store only after the transaction that holds the same rows in the changelog, so a store is always a
 //! committed prefix. Nothing in here may be dropped on a rebalance except a batch that was never committed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,6 +57,10 @@ pub struct StageOptions {
 const BATCH_RECORDS_MAX: usize = 1_000;
 /// Most bytes of them.
 const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Most bytes of events that wait for older ones of other partitions.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+/// Longest time that they wait: a partition that brings nothing may have lost its broker.
+const WAITING_MAX: Duration = Duration::from_secs(2);
 /// Most changed rows before a commit is due early.
 const DIRTY_ROWS_MAX: usize = 100_000;
 /// Longest wait in one poll, so that a stop is noticed.
@@ -89,7 +93,13 @@ pub struct StageLoop<L> {
     outbox: Outbox,
     tasks: BTreeMap<Part, Running>,
     batch: Vec<Incoming>,
+    /// Records and bytes polled since the last time that the batch was worked off.
+    polled: usize,
     batch_bytes: usize,
+    /// Events that were polled, until it is their turn.
+    waiting: BTreeMap<Part, VecDeque<Incoming>>,
+    waiting_bytes: usize,
+    waiting_since: Duration,
     /// Since the last commit.
     counts: Counts,
     committed_at: Duration,
@@ -110,7 +120,11 @@ impl<L: Log> StageLoop<L> {
             outbox: Outbox::new(Arc::clone(&of.wiring)),
             tasks: BTreeMap::new(),
             batch: Vec::new(),
+            polled: 0,
             batch_bytes: 0,
+            waiting: BTreeMap::new(),
+            waiting_bytes: 0,
+            waiting_since: Duration::ZERO,
             counts: Counts::default(),
             committed_at: of.clock.elapsed(),
             of,
@@ -148,14 +162,10 @@ impl<L: Log> StageLoop<L> {
     /// As [`run`](Self::run).
     pub fn turn(&mut self) -> Result<(), Error> {
         let left = (self.committed_at + self.of.options.commit_interval).saturating_sub(self.of.clock.elapsed());
-        let wait = if self.batch.is_empty() { left.min(POLL_MAX) } else { Duration::ZERO };
+        let wait = if self.polled == 0 { left.min(POLL_MAX) } else { Duration::ZERO };
         let mut is_idle = false;
         match self.log.poll(wait)? {
-            Polled::Record(record) => {
-                self.batch_bytes += record.value.as_ref().map_or(0, Vec::len);
-                self.batch.push(record);
-            }
-            Polled::End(part) => self.reached_end(&part)?,
+            Polled::Record(record) => self.take(record),
             Polled::Assigned(parts) => {
                 self.process()?;
                 self.commit()?;
@@ -164,7 +174,7 @@ impl<L: Log> StageLoop<L> {
             Polled::Revoked { parts, lost } => self.revoke(&parts, lost)?,
             Polled::Idle => is_idle = true,
         }
-        let is_full = self.batch.len() >= BATCH_RECORDS_MAX || self.batch_bytes >= BATCH_BYTES_MAX;
+        let is_full = self.polled >= BATCH_RECORDS_MAX || self.batch_bytes >= BATCH_BYTES_MAX;
         let is_due = self.of.clock.elapsed().saturating_sub(self.committed_at) >= self.of.options.commit_interval;
         if is_full || is_idle || is_due {
             self.process()?;
@@ -179,21 +189,68 @@ impl<L: Log> StageLoop<L> {
     /// Whether nothing is in hand: every record polled has been committed.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.batch.is_empty() && self.tasks.values().all(|running| !running.touched)
+        self.batch.is_empty() && self.waiting.is_empty() && self.tasks.values().all(|running| !running.touched)
     }
 
-    fn reached_end(&mut self, part: &Part) -> Result<(), Error> {
-        // What was polled before belongs before the end.
-        self.process()?;
-        if let Some(running) = self.tasks.get_mut(part) {
-            running.at_end = true;
+    fn take(&mut self, record: Incoming) {
+        let bytes = record.value.as_ref().map_or(0, Vec::len);
+        self.batch_bytes += bytes;
+        self.polled += 1;
+        if self.tasks.get(&record.part).is_some_and(|running| running.role == Role::Stage(Stage::Intake)) {
+            if self.waiting.is_empty() {
+                self.waiting_since = self.of.clock.elapsed();
+            }
+            self.waiting_bytes += bytes;
+            self.waiting.entry(record.part.clone()).or_default().push_back(record);
+        } else {
+            self.batch.push(record);
         }
-        Ok(())
+    }
+
+    /// Partitions of which everything there was has been polled.
+    fn at_their_ends(&self) -> BTreeSet<Part> {
+        self.log.lags().into_iter().filter(|(_, lag)| *lag == 0).map(|(part, _)| part).collect()
+    }
+
+    /// Events whose turn it is: oldest first over all partitions of this thread, as long as no partition that is still
+    /// behind could bring an older one. Else a partition that is read faster than others would carry stream time past
+    /// what the others still hold, and windows would end under them.
+    fn ripe(&mut self) -> Vec<Incoming> {
+        let mut ripe = Vec::new();
+        if self.waiting.is_empty() {
+            return ripe;
+        }
+        let waited = self.of.clock.elapsed().saturating_sub(self.waiting_since);
+        let goes_anyway = self.waiting_bytes > WAITING_BYTES_MAX || waited > WAITING_MAX;
+        let done = self.at_their_ends();
+        let is_intake = |running: &Running| running.role == Role::Stage(Stage::Intake);
+        let mut behind: BTreeSet<&Part> =
+            self.tasks.iter().filter(|(_, running)| is_intake(running)).map(|(part, _)| part).collect();
+        behind.retain(|part| !done.contains(*part) && !self.waiting.contains_key(*part));
+        while behind.is_empty() || goes_anyway {
+            let oldest = self.waiting.iter().filter_map(|(part, of)| Some((of.front()?.timestamp, part))).min();
+            let Some(part) = oldest.map(|(_, part)| part.clone()) else { break };
+            let Some(of) = self.waiting.get_mut(&part) else { break };
+            ripe.extend(of.pop_front());
+            if of.is_empty() {
+                self.waiting.remove(&part);
+                if !done.contains(&part) && !goes_anyway {
+                    break;
+                }
+            }
+        }
+        let bytes: usize = ripe.iter().map(|record| record.value.as_ref().map_or(0, Vec::len)).sum();
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes);
+        if !ripe.is_empty() {
+            self.waiting_since = self.of.clock.elapsed();
+        }
+        ripe
     }
 
     /// Works off the batch, partition by partition.
     fn process(&mut self) -> Result<(), Error> {
         self.batch_bytes = 0;
+        self.polled = 0;
         let mut by_part: BTreeMap<Part, Vec<Incoming>> = BTreeMap::new();
         for record in std::mem::take(&mut self.batch) {
             match by_part.get_mut(&record.part) {
@@ -203,7 +260,15 @@ impl<L: Log> StageLoop<L> {
                 }
             }
         }
+        let ripe = self.ripe();
         let around = around(&self.of);
+        // Runs of one partition together; their order stays.
+        for run in ripe.chunk_by(|a, b| a.part == b.part) {
+            let running = run.first().and_then(|first| self.tasks.get_mut(&first.part));
+            if let Some(running) = running {
+                running.feed(&around, run, &mut self.outbox, &mut self.log, &mut self.counts)?;
+            }
+        }
         for (part, records) in by_part {
             // A record of a partition that was taken away meanwhile is its new owner's.
             if let Some(running) = self.tasks.get_mut(&part) {
@@ -258,13 +323,15 @@ impl<L: Log> StageLoop<L> {
 
     fn pass_time(&mut self) -> Result<(), Error> {
         let clock = self.of.clock.now();
+        let done = self.at_their_ends();
         let around = around(&self.of);
         for (part, running) in &mut self.tasks {
             if running.role == Role::Stage(Stage::Intake) {
-                let floor = self.of.progress.floor(part, running.at_end, running.task.now(), clock);
+                let is_done = done.contains(part) && !self.waiting.contains_key(part);
+                let floor = self.of.progress.floor(part, is_done, running.task.now(), clock);
                 if clock.saturating_sub(running.ticked_at) >= TICK_MS || running.ticked_at > clock {
                     running.ticked_at = clock;
-                    let at = if running.at_end { floor } else { running.task.now() };
+                    let at = if is_done { floor } else { running.task.now() };
                     running.tick(&around, at, &mut self.outbox, &mut self.log, &mut self.counts)?;
                 }
             }
@@ -297,6 +364,9 @@ impl<L: Log> StageLoop<L> {
     fn rewind(&mut self) -> Result<(), Error> {
         self.batch.clear();
         self.batch_bytes = 0;
+        self.polled = 0;
+        self.waiting.clear();
+        self.waiting_bytes = 0;
         self.outbox.clear();
         self.counts = Counts::default();
         for running in self.tasks.values_mut() {
@@ -385,6 +455,8 @@ impl<L: Log> StageLoop<L> {
     fn close(&mut self, parts: &[Part]) {
         for part in parts {
             self.tasks.remove(part);
+            let waited = self.waiting.remove(part).unwrap_or_default();
+            self.waiting_bytes -= waited.iter().map(|record| record.value.as_ref().map_or(0, Vec::len)).sum::<usize>();
             self.of.progress.closed(part);
         }
     }

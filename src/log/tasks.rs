@@ -79,8 +79,6 @@ pub(super) struct Running {
     pub(super) next: i64,
     /// Next input offset, as last committed.
     pub(super) committed: i64,
-    /// Everything there was has been read.
-    pub(super) at_end: bool,
     /// Something happened since the last commit.
     pub(super) touched: bool,
     /// Process time of the last tick (intake).
@@ -151,7 +149,6 @@ impl Running {
             store: Some(Kept { rows, meta, changelog }),
             next,
             committed: next,
-            at_end: false,
             touched: false,
             ticked_at: Millis::MIN,
         })
@@ -165,7 +162,6 @@ impl Running {
             store: None,
             next,
             committed: next,
-            at_end: false,
             touched: false,
             ticked_at: Millis::MIN,
         }
@@ -180,7 +176,6 @@ impl Running {
         self.task = Task::open(self.task.stage(), rows);
         self.next = self.committed;
         self.touched = false;
-        self.at_end = false;
         Ok(())
     }
 
@@ -196,7 +191,6 @@ impl Running {
         let fresh: Vec<&Incoming> = records.iter().filter(|record| record.offset >= self.next).collect();
         let Some(last) = fresh.last() else { return Ok(()) };
         self.touched = true;
-        self.at_end = false;
         self.next = last.offset + 1;
         match self.role {
             Role::Stage(Stage::Intake) => {
