@@ -55,7 +55,7 @@ pub(super) fn name(number: u64) -> String {
 /// The same name with a slip of the finger, which is nobody's: its first letter twice, or a letter of the domain
 /// missing. No first or last name begins with a letter twice.
 pub(super) fn misspelt(name: &str, slip: u64) -> String {
-    if slip % 2 == 0 {
+    if slip.is_multiple_of(2) {
         let first: String = name.chars().take(1).collect();
         return format!("{first}{name}");
     }
