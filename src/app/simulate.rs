@@ -359,7 +359,8 @@ impl Progress {
     /// A bar on the standard error, if that is a terminal.
     #[must_use]
     pub fn from(from: Millis) -> Self {
-        let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target =
+            if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(0), target);
         let style = ProgressStyle::with_template("{bar:40} {percent:>3} %  {msg}  {eta} left");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
@@ -449,7 +450,8 @@ mod tests {
     /// The playbooks as shipped.
     fn env() -> Arc<Env> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("topology/playbooks");
-        let texts = std::fs::read_dir(folder).unwrap().map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
+        let texts =
+            std::fs::read_dir(folder).unwrap().map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
         let playbooks: Vec<Playbook> = texts.map(|text| Playbook::parse(&text).unwrap()).collect();
         Arc::new(Env {
             plan: Plan::compile(&playbooks).unwrap(),
@@ -474,7 +476,8 @@ mod tests {
             ("night --edge open", "login-page"),
             ("night --open --edge login-page", "cannot be used with"),
         ] {
-            let error = Cli::try_parse_from(std::iter::once("simulate").chain(line.split(' '))).unwrap_err().to_string();
+            let error =
+                Cli::try_parse_from(std::iter::once("simulate").chain(line.split(' '))).unwrap_err().to_string();
             assert!(error.contains(told), "{line}: {error}");
         }
         let error = args("night --logins-per-hour 0").simulation().unwrap_err().to_string();

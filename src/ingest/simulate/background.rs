@@ -40,8 +40,8 @@ const REFUSALS_MAX: u32 = 4;
 
 /// How many people come in a local hour, in thousandths of the mean, from midnight on.
 const SWING: [u64; 24] = [
-    350, 220, 150, 120, 130, 220, 500, 900, 1250, 1400, 1400, 1400, 1400, 1350, 1350, 1350, 1350, 1400, 1450, 1450, 1510,
-    1500, 1150, 700,
+    350, 220, 150, 120, 130, 220, 500, 900, 1250, 1400, 1400, 1400, 1400, 1350, 1350, 1350, 1350, 1400, 1450, 1450,
+    1510, 1500, 1150, 700,
 ];
 /// Local time is two hours ahead of UTC, as in Paris in summer.
 const LOCAL: Millis = 2 * HOUR;

@@ -213,7 +213,9 @@ impl Raid {
     /// The attacker sees what came of a try, and reacts.
     pub(super) fn learn(&mut self, crowd: &Crowd, tried: &Try, handled: Handled) {
         match (self.attacker, handled) {
-            (Attacker::Fixed, _) | (_, Handled::Through | Handled::Passed) | (Attacker::Rotate, Handled::Challenged) => {}
+            (Attacker::Fixed, _)
+            | (_, Handled::Through | Handled::Passed)
+            | (Attacker::Rotate, Handled::Challenged) => {}
             (Attacker::Rotate, Handled::Blocked) => {
                 // The address is burnt; the account is tried again from a fresh one.
                 if let Some(fresh) = self.take_fresh(crowd)

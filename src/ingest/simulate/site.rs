@@ -15,8 +15,8 @@ use ipnet::IpNet;
 use super::dice::{hash, mix};
 use super::tally::Tally;
 use crate::event::{
-    Action, AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, ChallengeResult, FailureReason, LoginEvent, Millis,
-    Outcome, Scope, Source, Trait, split_key,
+    Action, AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, ChallengeResult, FailureReason, LoginEvent,
+    Millis, Outcome, Scope, Source, Trait, split_key,
 };
 use crate::topology::exemptions::prefix_of;
 

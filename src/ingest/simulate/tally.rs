@@ -180,7 +180,8 @@ impl Tally {
             AttackState::Attack if self.found_at.is_none() => {
                 self.found_at = Some(status.updated_at);
                 // What was tried until the site heard of it is not what was tried until it was known.
-                let (before, after) = self.early.split_at(self.early.partition_point(|(at, _)| *at <= status.updated_at));
+                let (before, after) =
+                    self.early.split_at(self.early.partition_point(|(at, _)| *at <= status.updated_at));
                 self.found_after = Some(before.len() as u64);
                 after.iter().for_each(|(_, handled)| self.attack_after_found.add(*handled));
                 self.early = Vec::new();

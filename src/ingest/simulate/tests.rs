@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::event::wire::{Arrival, canonical, json_login_event, login_event_to_json};
 use crate::event::{
-    Action, AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, ChallengeResult, FailureReason, Millis, Outcome,
-    Scope,
+    Action, AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, ChallengeResult, FailureReason, Millis,
+    Outcome, Scope,
 };
 
 const MINUTE: Millis = 60_000;
@@ -108,7 +108,8 @@ fn the_night_has_its_exact_numbers() {
         let most = tries.values().map(Vec::len).max().unwrap();
         assert!((62..=165).contains(&most), "{most} tries from one address");
         // They change all the time: in any minute only a part of them is at work.
-        let in_minute = tries.values().filter(|at| at.iter().any(|at| (first + 7 * MINUTE..first + 8 * MINUTE).contains(at)));
+        let in_minute =
+            tries.values().filter(|at| at.iter().any(|at| (first + 7 * MINUTE..first + 8 * MINUTE).contains(at)));
         let in_minute = in_minute.count();
         assert!((100..250).contains(&in_minute), "{in_minute} at work in the eighth minute");
 
@@ -126,7 +127,10 @@ fn the_night_has_its_exact_numbers() {
         assert_eq!(all.iter().filter(used).count(), 0, "an unused account");
         let fallen = &site.tally().fallen;
         assert_eq!(fallen.iter().map(|f| f.at).collect::<Vec<_>>(), entered.iter().map(|p| p.at).collect::<Vec<_>>());
-        assert_eq!((summary.attack_attempts, summary.accounts_targeted, summary.accounts_compromised), (43_387, 43_387, 2));
+        assert_eq!(
+            (summary.attack_attempts, summary.accounts_targeted, summary.accounts_compromised),
+            (43_387, 43_387, 2)
+        );
         assert_eq!(summary.attack_addresses, tries.len() as u64);
     }
 }
@@ -295,7 +299,8 @@ fn mishaps_look_as_they_do() {
         assert_eq!(out, planned.event.failure_reason == FailureReason::SystemError, "{planned:?}");
     }
     let (all, from) = window(Scenario::BrokenRelease, &options);
-    let version = |p: &&Planned| p.event.user_agent.as_deref().is_some_and(|agent| agent.starts_with("Shop/5.4.2 (Android 9"));
+    let version =
+        |p: &&Planned| p.event.user_agent.as_deref().is_some_and(|agent| agent.starts_with("Shop/5.4.2 (Android 9"));
     let inside = |p: &&Planned| (from + MINUTE..from + HOUR).contains(&p.at);
     let broken = all.iter().filter(version).filter(inside);
     let failed = broken.clone().filter(|p| p.event.failure_reason == FailureReason::WrongPassword).count();
