@@ -9,6 +9,7 @@ mod progress;
 pub mod replay;
 pub mod run;
 pub mod settings;
+pub mod simulate;
 pub mod sink;
 pub mod telemetry;
 pub mod topics;

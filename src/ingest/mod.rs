@@ -6,7 +6,7 @@
 
 pub mod jsonl;
 mod lines;
-//SIM pub mod simulate;
+pub mod simulate;
 pub mod sshd;
 
 use std::fmt;

@@ -1,7 +1,5 @@
 //! Chance from a seed, in whole numbers: the same on every machine.
 
-use std::fmt::Write;
-
 use rand_core::RngCore;
 use rand_pcg::Pcg64;
 
@@ -31,21 +29,44 @@ impl Dice {
         self.below(1_000_000) < per_million
     }
 
+    /// How long until the next of events that come by chance, `mean` apart on average (the exponential distribution).
+    pub(super) fn wait(&mut self, mean: u64) -> u64 {
+        ((u128::from(mean) * u128::from(surprise(self.0.next_u64()))) >> 16) as u64
+    }
+
     /// A text in the form of a version 4 UUID.
     pub(super) fn uuid(&mut self) -> String {
         let (high, low) = (self.0.next_u64(), self.0.next_u64());
-        let bits = ((u128::from(high) << 64) | u128::from(low)) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+        let bits =
+            ((u128::from(high) << 64) | u128::from(low)) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
         let (a, b, c) = (bits >> 96, (bits >> 80) & 0xffff, (bits >> 64) & 0xffff);
-        let mut text = String::with_capacity(36);
-        // Writing to a text cannot fail.
-        let _ = write!(text, "{a:08x}-{b:04x}-{c:04x}-{:04x}-{:012x}", (bits >> 48) & 0xffff, bits & 0xffff_ffff_ffff);
-        text
+        format!("{a:08x}-{b:04x}-{c:04x}-{:04x}-{:012x}", (bits >> 48) & 0xffff, bits & 0xffff_ffff_ffff)
     }
 }
 
 /// A number in `0..n` from one in the whole range of 64 bits.
 pub(super) fn scale(bits: u64, n: u64) -> u64 {
     ((u128::from(bits) * u128::from(n)) >> 64) as u64
+}
+
+/// The negative natural logarithm of a uniform number in (0, 1], given as its 64 bits, in units of 2^-16: by squaring,
+/// one binary digit at a time, so that no machine's floating point has a say.
+fn surprise(bits: u64) -> u64 {
+    const DIGITS: u32 = 16;
+    /// ln 2 in units of 2^-16.
+    const LN_2: u64 = 45_426;
+    let number = u128::from(bits) + 1;
+    let whole = number.ilog2();
+    // The mantissa, from 1 up to 2, in units of 2^-63.
+    let mut mantissa = if whole <= 63 { number << (63 - whole) } else { number >> 1 };
+    let mut log2 = u64::from(whole);
+    for _ in 0..DIGITS {
+        mantissa = (mantissa * mantissa) >> 63;
+        let digit = mantissa >> 64;
+        mantissa >>= digit;
+        log2 = (log2 << 1) | digit as u64;
+    }
+    (((64 << DIGITS) - log2) * LN_2) >> DIGITS
 }
 
 /// A well-spread number from two (the finaliser of SplitMix64).
@@ -121,10 +142,21 @@ mod tests {
         let hits = (0..100_000).filter(|_| dice.chance(120_000)).count();
         assert!((11_500..12_500).contains(&hits), "{hits}");
         assert!((0..1000).all(|_| (-3..=3).contains(&dice.between(-3, 3))));
-        assert_eq!((mix(1, 2), hash(b"portcullis")), (mix(1, 2), hash(b"portcullis")));
+        assert_eq!((mix(1, 2), hash(b"portcullis")), (17_911_839_290_282_890_590, 7_705_334_468_293_626_775));
         assert_eq!(Dice::new(1, "a").uuid(), Dice::new(1, "a").uuid());
         assert_ne!(Dice::new(1, "a").uuid(), Dice::new(1, "b").uuid());
         let uuid = Dice::new(1, "a").uuid();
         assert_eq!((uuid.len(), uuid.as_bytes()[14]), (36, b'4'));
+    }
+
+    #[test]
+    fn waits_have_the_mean_and_the_spread_of_chance() {
+        assert_eq!((surprise(u64::MAX), surprise(u64::MAX / 2), surprise(0)), (0, 45_426, 64 * 45_426));
+        let mut dice = Dice::new(1, "test");
+        let waits: Vec<u64> = (0..100_000).map(|_| dice.wait(1_000_000)).collect();
+        let mean = waits.iter().sum::<u64>() / 100_000;
+        assert!((990_000..1_010_000).contains(&mean), "{mean}");
+        let longer = waits.iter().filter(|wait| **wait > 2_000_000).count();
+        assert!((13_100..14_000).contains(&longer), "{longer} of 100,000, and 13,534 by the formula");
     }
 }

@@ -6,32 +6,32 @@
 pub(super) const NAMES: u64 = 1 << 28;
 
 const FIRST: [&str; 64] = [
-    "adele", "alain", "alice", "amelie", "andre", "anna", "antoine", "arthur", "aurelie", "bernard", "camille", "cecile",
-    "charles", "chloe", "claire", "clara", "daniel", "david", "denis", "elena", "elise", "emil", "emma", "eric",
-    "fatima", "felix", "florence", "gaelle", "georg", "hanna", "helene", "hugo", "ines", "ivan", "jakob", "jeanne",
-    "jonas", "julie", "karim", "laura", "lea", "lucas", "manon", "marc", "marie", "mathis", "mehdi", "nadia", "nina",
-    "noah", "olivia", "oscar", "pablo", "paul", "pierre", "rachid", "rosa", "sarah", "sofia", "sylvie", "theo", "thomas",
-    "yasmine", "zoe",
+    "adele", "alain", "alice", "amelie", "andre", "anna", "antoine", "arthur", "aurelie", "bernard", "camille",
+    "cecile", "charles", "chloe", "claire", "clara", "daniel", "david", "denis", "elena", "elise", "emil", "emma",
+    "eric", "fatima", "felix", "florence", "gaelle", "georg", "hanna", "helene", "hugo", "ines", "ivan", "jakob",
+    "jeanne", "jonas", "julie", "karim", "laura", "lea", "lucas", "manon", "marc", "marie", "mathis", "mehdi", "nadia",
+    "nina", "noah", "olivia", "oscar", "pablo", "paul", "pierre", "rachid", "rosa", "sarah", "sofia", "sylvie", "theo",
+    "thomas", "yasmine", "zoe",
 ];
 
 const LAST: [&str; 128] = [
-    "adam", "andersen", "arnaud", "aubert", "bailly", "barbier", "baron", "becker", "benoit", "berger", "bertrand", "besson",
-    "bianchi", "blanc", "bonnet", "boucher", "bouvier", "boyer", "brun", "brunet", "caron", "carpentier", "castro",
-    "chevalier", "clement", "colin", "costa", "da-silva", "delmas", "diaz", "dubois", "dufour", "dumas", "dupont",
-    "durand", "duval", "fabre", "faure", "fernandez", "ferrari", "fischer", "fleury", "fontaine", "fournier", "gaillard",
-    "garcia", "garnier", "gauthier", "gautier", "gerard", "girard", "giraud", "gomez", "gonzalez", "guerin", "guillot",
-    "hansen", "henry", "herve", "hubert", "huet", "jacquet", "jansen", "joly", "klein", "lacroix", "lambert", "laurent",
-    "leblanc", "leclerc", "lefebvre", "legrand", "lemaire", "lemoine", "leroux", "leroy", "lopez", "marchand", "marechal",
-    "martinez", "masson", "mathieu", "mercier", "meunier", "meyer", "michel", "moreau", "morel", "moulin", "muller",
-    "navarro", "nguyen", "nicolas", "noel", "nowak", "olivier", "peeters", "pereira", "perez", "perrin", "petit",
-    "philippe", "picard", "pires", "poirier", "renard", "renaud", "rey", "richard", "riviere", "robin", "roche",
-    "rodriguez", "roger", "romero", "rossi", "rousseau", "roussel", "roux", "sanchez", "schmidt", "schneider", "simon",
-    "smets", "vidal", "vincent", "wagner", "weber",
+    "adam", "andersen", "arnaud", "aubert", "bailly", "barbier", "baron", "becker", "benoit", "berger", "bertrand",
+    "besson", "bianchi", "blanc", "bonnet", "boucher", "bouvier", "boyer", "brun", "brunet", "caron", "carpentier",
+    "castro", "chevalier", "clement", "colin", "costa", "da-silva", "delmas", "diaz", "dubois", "dufour", "dumas",
+    "dupont", "durand", "duval", "fabre", "faure", "fernandez", "ferrari", "fischer", "fleury", "fontaine", "fournier",
+    "gaillard", "garcia", "garnier", "gauthier", "gautier", "gerard", "girard", "giraud", "gomez", "gonzalez",
+    "guerin", "guillot", "hansen", "henry", "herve", "hubert", "huet", "jacquet", "jansen", "joly", "klein", "lacroix",
+    "lambert", "laurent", "leblanc", "leclerc", "lefebvre", "legrand", "lemaire", "lemoine", "leroux", "leroy",
+    "lopez", "marchand", "marechal", "martinez", "masson", "mathieu", "mercier", "meunier", "meyer", "michel",
+    "moreau", "morel", "moulin", "muller", "navarro", "nguyen", "nicolas", "noel", "nowak", "olivier", "peeters",
+    "pereira", "perez", "perrin", "petit", "philippe", "picard", "pires", "poirier", "renard", "renaud", "rey",
+    "richard", "riviere", "robin", "roche", "rodriguez", "roger", "romero", "rossi", "rousseau", "roussel", "roux",
+    "sanchez", "schmidt", "schneider", "simon", "smets", "vidal", "vincent", "wagner", "weber",
 ];
 
 const DOMAINS: [&str; 8] = [
-    "mail.example", "inbox.example", "post.example", "webmail.example", "courrier.example", "home.example", "letters.example",
-    "mobile.example",
+    "mail.example", "inbox.example", "post.example", "webmail.example", "courrier.example", "home.example",
+    "letters.example", "mobile.example",
 ];
 
 /// The name of a number below [`NAMES`]; higher ones begin again.
@@ -55,7 +55,7 @@ pub(super) fn name(number: u64) -> String {
 /// The same name with a slip of the finger, which is nobody's: its first letter twice, or a letter of the domain
 /// missing. No first or last name begins with a letter twice.
 pub(super) fn misspelt(name: &str, slip: u64) -> String {
-    if slip % 2 == 0 {
+    if slip.is_multiple_of(2) {
         let first: String = name.chars().take(1).collect();
         return format!("{first}{name}");
     }

@@ -124,7 +124,7 @@ impl Population {
         let bits = self.trait_of(number, "created");
         let (youngest, oldest) = match number % ACCOUNTS {
             dormant if dormant >= ACTIVE => (730, 2_920),
-            _ if bits % 50 == 0 => (0, 14),
+            _ if bits.is_multiple_of(50) => (0, 14),
             _ => (14, 2_920),
         };
         let span = (oldest - youngest) * DAY_MS;

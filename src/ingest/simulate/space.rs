@@ -184,8 +184,10 @@ impl AttackSpace {
         place(HOSTING, provider * 16 + network, 1 + n % HOSTS)
     }
 
-    pub(super) fn intruder(&self) -> Place {
-        let n = scale(self.intruder, u64::from(INTRUDER.networks) * HOSTS);
+    /// The address from which the two accounts of the night are entered, and those beside it for one who must move.
+    pub(super) fn intruder(&self, number: u64) -> Place {
+        let all = u64::from(INTRUDER.networks) * HOSTS;
+        let n = (scale(self.intruder, all) + number * 37) % all;
         place(&[INTRUDER], n / HOSTS, 1 + n % HOSTS)
     }
 }
@@ -233,7 +235,7 @@ mod tests {
         assert_eq!(places.iter().collect::<BTreeSet<_>>().len(), 100_000);
         let hosted = places.iter().take(700).filter(|place| HOSTING_ASNS.contains(&place.asn)).count();
         assert_eq!(hosted, 175);
-        assert!(places.iter().all(|place| place.ip != space.intruder().ip));
+        assert!(places.iter().all(|place| place.ip != space.intruder(0).ip));
         let homes: BTreeSet<Place> = (0..50_000).map(home).collect();
         assert_eq!(homes.len(), 50_000);
     }
