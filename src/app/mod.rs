@@ -3,8 +3,17 @@
 pub mod bar;
 pub mod cli;
 pub mod clock;
+mod connection;
+mod output;
+pub mod produce;
+mod progress;
 pub mod replay;
 pub mod run;
 pub mod settings;
+pub mod sink;
 pub mod telemetry;
+pub mod topics;
 pub mod topology;
+
+pub use connection::Connection;
+pub use output::{Ending, Output};

@@ -191,6 +191,12 @@ impl<A: Adapter> Sink<A> {
         self.caught_up = true;
     }
 
+    /// Whether the edge may be changed.
+    #[must_use]
+    pub const fn is_caught_up(&self) -> bool {
+        self.caught_up
+    }
+
     /// Whether nobody said which tenant to apply and the list holds several. Nothing is applied then, and the sink
     /// should end with that message.
     #[must_use]

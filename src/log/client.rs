@@ -6,14 +6,20 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka::ClientContext;
+use rdkafka::bindings::rd_kafka_resp_err_t as Code;
+use rdkafka::client::Client;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 
 use super::{Error, Incoming, Part, ffi};
+
+/// How long a cluster may take for one answer outside of the stage loop.
+pub(super) const ANSWER_MAX: Duration = Duration::from_secs(15);
 
 /// Where the cluster is and what its clients are told, for every client of a process.
 #[derive(Clone, PartialEq, Eq)]
@@ -77,14 +83,15 @@ where
     C: ClientContext,
     T: FromClientConfigAndContext<C>,
 {
-    config.create_with_context(context).map_err(|e| match e {
-        KafkaError::ClientConfig(_, why, name, value) => {
+    config.create_with_context(context).map_err(|e| {
+        if let KafkaError::ClientConfig(_, why, name, value) = e {
             // librdkafka repeats the value in some of its texts.
             let why = if value.is_empty() { why } else { why.replace(&value, "…") };
-            Error::Setup(format!("librdkafka refuses the Kafka property `{name}`: {why}; its names are in CONFIGURATION.md of librdkafka"))
+            return Error::Setup(format!(
+                "librdkafka refuses the Kafka property `{name}`: {why}; its CONFIGURATION.md has the names and values"
+            ));
         }
-        KafkaError::ClientCreation(why) => Error::Setup(format!("librdkafka refuses the Kafka properties: {why}")),
-        other => Error::Setup(other.to_string()),
+        Error::Setup(format!("librdkafka refuses the Kafka properties: {e}"))
     })
 }
 
@@ -125,6 +132,29 @@ pub fn trace_line(level: RDKafkaLogLevel, facility: &str, line: &str) {
 /// One of librdkafka's errors, for contexts that need more than [`Traced`].
 pub fn trace_error(error: &KafkaError, reason: &str) {
     tracing::warn!(target: "librdkafka", %error, reason, "client error");
+}
+
+/// Partitions of a topic, which is not made by asking for it as long as `allow.auto.create.topics` is false.
+///
+/// # Errors
+/// [`Error::Setup`] with what to do: it does not exist, or this user may not see it. [`Error::Kafka`]: no answer.
+pub(super) fn partitions<C: ClientContext>(client: &Client<C>, topic: &str, limit: Duration) -> Result<i32, Error> {
+    let metadata = client.fetch_metadata(Some(topic), limit);
+    let metadata =
+        metadata.map_err(|e| Error::Kafka(format!("the cluster does not answer; is bootstrap right? {e}")))?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    match found.map(|found| (found.error(), found)) {
+        Some((None, found)) => Ok(i32::try_from(found.partitions().len()).unwrap_or(i32::MAX)),
+        Some((Some(Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED), _)) => Err(Error::Setup(format!(
+            "this user may not use the topic `{topic}`; `portcullis topics acls` lists what each role needs"
+        ))),
+        Some((Some(Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART), _)) | None => {
+            Err(Error::Setup(format!("the topic `{topic}` does not exist; make it with `portcullis topics apply`")))
+        }
+        Some((Some(code), _)) => {
+            Err(Error::Kafka(format!("the topic `{topic}` cannot be used: {}", RDKafkaErrorCode::from(code))))
+        }
+    }
 }
 
 /// Names of topics, so that the records of one share one text. As many as were subscribed to.

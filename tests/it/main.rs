@@ -11,8 +11,11 @@
     clippy::print_stderr,
     reason = "a test fails by panicking, and here are the deadlines of its waits"
 )]
+#![allow(unreachable_pub, reason = "nothing outside of this binary uses it")]
 
+mod follow;
 mod schemas;
 mod stages;
 mod support;
 mod tidy;
+mod topics;

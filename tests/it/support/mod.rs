@@ -3,6 +3,7 @@
 pub mod kafka;
 pub mod kept;
 pub mod nginx;
+pub mod records;
 pub mod stages;
 
 use std::path::Path;

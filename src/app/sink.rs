@@ -1,0 +1,306 @@
+//! `portcullis sink nginx | file`: one edge kept equal to the blocklist.
+//!
+//! ```text
+//! blocklist, exemptions ──▶ Follower ──▶ Sink ──▶ the edge
+//! ```
+//!
+//! The topics are read from their start; nothing changes at the edge before both were read to the ends they had then.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::{Connection, Ending, Output};
+use crate::edge::{
+    Adapter, FileEdge, INTERVAL_MS, NginxEdge, NginxOptions, RETRY_MS_MAX, Reload, SHRINK_FREE, Shrink, Sink,
+    SinkOptions, Status, Tenants,
+};
+use crate::event::Millis;
+use crate::log::Incoming;
+use crate::log::follow::{Followed, Follower, ReadFrom};
+use crate::topology::exemptions::Exemptions;
+use crate::topology::parse_duration;
+
+/// Longest wait for a record; a stop is seen after it.
+const WAIT_MAX_MS: Millis = 100;
+/// Most records taken before the edge is looked at.
+const BATCH_MAX: u64 = 10_000;
+/// How often it is looked whether topics have more partitions now, in milliseconds.
+const REFRESH_MS: Millis = 30_000;
+
+const EXAMPLES: &str = "Examples:
+  portcullis sink nginx --file /etc/nginx/portcullis.geo --tenant shop
+  portcullis sink nginx --file /etc/nginx/portcullis.geo --tenant shop --dry-run
+  portcullis sink file --file /var/lib/portcullis/blocked.jsonl --all-tenants
+
+nginx includes the file like this:
+  geo $portcullis_blocked { default 0; include /etc/nginx/portcullis.geo; }
+  location /login { if ($portcullis_blocked) { return 403; } ... }";
+
+/// Keep an edge equal to the blocklist.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct SinkArgs {
+    #[command(subcommand)]
+    pub edge: EdgeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum EdgeArgs {
+    /// A list that nginx includes; tested and reloaded at every change.
+    Nginx(NginxArgs),
+    /// A file of one blocklist entry per line, as JSON.
+    File(FileArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct NginxArgs {
+    /// The list: the file that a `geo` block of nginx includes
+    #[arg(long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// nginx's configuration [default: that of nginx]
+    #[arg(long, value_name = "FILE")]
+    pub conf: Option<PathBuf>,
+    /// nginx's prefix, as in `nginx -p` [default: that of nginx]
+    #[arg(long, value_name = "FOLDER")]
+    pub prefix: Option<PathBuf>,
+    /// Reload by a SIGHUP to the process of this file [default: `nginx -s reload`]
+    #[arg(long, value_name = "FILE", conflicts_with = "no_reload")]
+    pub pid_file: Option<PathBuf>,
+    /// Somebody else tells nginx to reload
+    #[arg(long)]
+    pub no_reload: bool,
+    /// Do not test nginx's configuration before a reload; for an nginx that cannot be started from here
+    #[arg(long)]
+    pub no_test: bool,
+    /// The program
+    #[arg(long, value_name = "PROGRAM", default_value = "nginx")]
+    pub nginx: String,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct FileArgs {
+    /// The list
+    #[arg(long, value_name = "FILE")]
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct CommonArgs {
+    /// Apply the entries of this tenant
+    #[arg(long, value_name = "NAME", conflicts_with = "all_tenants")]
+    pub tenant: Option<String>,
+    /// Apply the entries of every tenant
+    #[arg(long)]
+    pub all_tenants: bool,
+    /// Shortest time between two changes of the edge, such as 500ms or 2s, at most 30s
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
+    pub interval: Millis,
+    /// Let more than half of the list go at once
+    #[arg(long)]
+    pub allow_shrink: bool,
+    /// Print the difference between the blocklist and the edge, and end
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How `--dry-run` prints
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+impl Default for CommonArgs {
+    fn default() -> Self {
+        CommonArgs {
+            tenant: None,
+            all_tenants: false,
+            interval: INTERVAL_MS,
+            allow_shrink: false,
+            dry_run: false,
+            output: Output::Text,
+        }
+    }
+}
+
+fn interval(text: &str) -> Result<Millis, String> {
+    let interval = parse_duration(text).ok_or_else(|| "write it as 500ms or 2s".to_owned())?;
+    if interval > RETRY_MS_MAX { Err("at most 30s".to_owned()) } else { Ok(interval) }
+}
+
+/// How a sink stands, for metrics and the status page.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct SinkStatus {
+    /// Which edge: `nginx` or `file`.
+    pub edge: &'static str,
+    /// Records read since start.
+    pub records: u64,
+    /// Partitions not yet read to the end that they had at start.
+    pub partitions_behind: usize,
+    /// Failures of the cluster that were waited out, since start.
+    pub cluster_failures: u64,
+    pub sink: Status,
+}
+
+/// The status of a running sink, to be read by another thread.
+#[derive(Debug, Default)]
+pub struct Watched(Mutex<SinkStatus>);
+
+impl Watched {
+    #[must_use]
+    pub fn get(&self) -> SinkStatus {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, status: SinkStatus) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+}
+
+/// What a sink is given from outside.
+#[derive(Debug)]
+pub struct SinkContext<'a, C> {
+    pub connection: &'a Connection,
+    /// Those of `topology/exemptions.yaml`; the topic's are read beside the blocklist.
+    pub exemptions: Exemptions,
+    /// The clock of the process.
+    pub clock: C,
+    /// Ends the sink when it becomes true.
+    pub stop: &'a AtomicBool,
+    pub watched: &'a Watched,
+}
+
+/// Runs a sink until it is stopped, or prints a difference (`--dry-run`) to `out`.
+///
+/// # Errors
+/// The cluster cannot be read at start, the list holds several tenants and none was named, or the client is beyond
+/// repair. What goes wrong at the edge is told, counted and tried again.
+pub fn run<C: Fn() -> Millis>(
+    args: &SinkArgs,
+    context: SinkContext<'_, C>,
+    out: &mut dyn Write,
+) -> anyhow::Result<Ending> {
+    match &args.edge {
+        EdgeArgs::Nginx(nginx) => drive("nginx", nginx_edge(nginx), &nginx.common, context, out),
+        EdgeArgs::File(file) => drive("file", FileEdge::new(file.file.clone()), &file.common, context, out),
+    }
+}
+
+fn nginx_edge(args: &NginxArgs) -> NginxEdge {
+    let mut options = NginxOptions::new(args.file.clone(), args.conf.as_deref(), args.prefix.as_deref());
+    let program = |argv: &mut Vec<String>| {
+        if let Some(first) = argv.first_mut() {
+            first.clone_from(&args.nginx);
+        }
+    };
+    program(&mut options.test);
+    if args.no_test {
+        options.test.clear();
+    }
+    if args.no_reload {
+        options.reload = Reload::Never;
+    } else if let Some(pid_file) = &args.pid_file {
+        options.reload = Reload::PidFile(pid_file.clone());
+    } else if let Reload::Command(argv) = &mut options.reload {
+        program(argv);
+    }
+    NginxEdge::new(options)
+}
+
+fn sink_options(args: &CommonArgs, exemptions: Exemptions) -> SinkOptions {
+    let tenants = match &args.tenant {
+        Some(tenant) => Tenants::One(tenant.as_str().into()),
+        None if args.all_tenants => Tenants::All,
+        None => Tenants::Unset,
+    };
+    let shrink = if args.allow_shrink { Shrink::Allowed } else { Shrink::ByHalf { free: SHRINK_FREE } };
+    SinkOptions { tenants, exemptions, interval_ms: args.interval, shrink }
+}
+
+fn drive<A: Adapter, C: Fn() -> Millis>(
+    edge: &'static str,
+    adapter: A,
+    args: &CommonArgs,
+    context: SinkContext<'_, C>,
+    out: &mut dyn Write,
+) -> anyhow::Result<Ending> {
+    let SinkContext { connection, exemptions, clock, stop, watched } = context;
+    let blocklist = connection.topics.public("blocklist");
+    let topics = [blocklist.clone(), connection.topics.public("exemptions")];
+    let mut follower = Follower::new(&connection.client, &topics, ReadFrom::Start)?;
+    let mut sink = Sink::new(sink_options(args, exemptions), adapter);
+    let mut status = SinkStatus { edge, ..SinkStatus::default() };
+    let mut next = clock();
+    let mut refresh_at = next.saturating_add(REFRESH_MS);
+    while !stop.load(Ordering::Relaxed) {
+        let wait = next.saturating_sub(clock()).clamp(0, WAIT_MAX_MS);
+        status.records += read(&mut follower, &mut sink, &blocklist, Duration::from_millis(wait.unsigned_abs()))?;
+        let now = clock();
+        let is_caught_up = sink.is_caught_up();
+        if is_caught_up && sink.several_tenants() {
+            bail!(
+                "the blocklist holds several tenants: say which one this edge serves with --tenant NAME, or --all-tenants"
+            );
+        }
+        if args.dry_run && is_caught_up {
+            let plan = sink.difference(now).context("the edge cannot be asked")?;
+            args.output.write(out, &plan, &plan.to_string())?;
+            break;
+        }
+        next = if args.dry_run { now.saturating_add(WAIT_MAX_MS) } else { sink.tick(now).next };
+        if now >= refresh_at {
+            refresh_at = now.saturating_add(REFRESH_MS);
+            if let Err(e) = follower.refresh() {
+                tracing::warn!(error = %e, "it cannot be seen whether partitions were added");
+            }
+        }
+        status.partitions_behind = follower.behind();
+        status.cluster_failures = follower.failures();
+        status.sink = sink.status();
+        watched.set(status.clone());
+    }
+    Ok(Ending::Well)
+}
+
+/// Takes what is there, after waiting at most `wait` for the first record; gives the number of records.
+fn read<A: Adapter>(
+    follower: &mut Follower,
+    sink: &mut Sink<A>,
+    blocklist: &str,
+    mut wait: Duration,
+) -> anyhow::Result<u64> {
+    let mut records = 0;
+    while records < BATCH_MAX {
+        match follower.poll(wait)? {
+            Followed::Record(record) => {
+                records += 1;
+                take(sink, blocklist, &record);
+            }
+            Followed::CaughtUp => {
+                sink.caught_up();
+                tracing::info!(held = sink.desired().len(), "the blocklist was read to the end that it had at start");
+            }
+            Followed::Idle => break,
+        }
+        wait = Duration::ZERO;
+    }
+    Ok(records)
+}
+
+fn take<A: Adapter>(sink: &mut Sink<A>, blocklist: &str, record: &Incoming) {
+    let key = record.key.as_deref().unwrap_or_default();
+    let value = record.value.as_deref();
+    if *record.part.topic == *blocklist {
+        let generation = record.header("generation").and_then(|text| std::str::from_utf8(text).ok());
+        sink.record(key, value, generation.and_then(|text| text.parse().ok()));
+    } else {
+        sink.exemption(key, value);
+    }
+}
