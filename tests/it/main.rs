@@ -11,10 +11,12 @@
     clippy::print_stderr,
     reason = "a test fails by panicking, and here are the deadlines of its waits"
 )]
-#![allow(unreachable_pub, reason = "nothing outside of this binary uses it")]
 
 mod follow;
+mod produce;
+mod registry;
 mod schemas;
+mod sinks;
 mod stages;
 mod support;
 mod tidy;
