@@ -19,19 +19,16 @@ TYPOS := $(firstword $(wildcard $(TOOLS)/typos/bin/typos) $(shell command -v typ
 CARGO_DENY := $(firstword $(wildcard $(TOOLS)/bin/cargo-deny) $(shell command -v cargo-deny))
 CARGO := cargo
 
-.PHONY: help setup setup-build setup-all build demo test check fmt lint deny advisories typos bench tools clean-help
+.PHONY: help setup setup-build build demo test check fmt lint deny advisories typos bench tools clean-help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 14
 
-setup: ## install what building and testing need; fetch Apache Kafka
+setup: ## install what building and testing need; fetch Apache Kafka and the schema registry
 	@scripts/setup.sh
 
 setup-build:
 	@scripts/setup.sh --build
-
-setup-all: ## the same, and the schema registry
-	@scripts/setup.sh --all
 
 build: setup-build ## build the program
 	$(CARGO) build --release --locked

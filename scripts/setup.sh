@@ -2,10 +2,8 @@
 # Installs what building and testing need, and fetches the real parts the tests start. Run it as often as you like:
 # what is there is left alone, and when everything is there it needs no network and no root.
 #
-#   scripts/setup.sh              build tools, nginx, Java, Apache Kafka
+#   scripts/setup.sh              everything: build tools, nginx, Java, Apache Kafka, the schema registry (Apicurio)
 #   scripts/setup.sh --build      build tools only (what `make demo` needs)
-#   scripts/setup.sh --registry   the schema registry only (Apicurio)
-#   scripts/setup.sh --all        everything
 #
 #   PORTCULLIS_CACHE=DIR          where the jars go; default ~/.cache/portcullis
 set -euo pipefail
@@ -161,14 +159,9 @@ case ${1:-} in
     '')
         build_part
         kafka_part
-        ;;
-    --build) build_part ;;
-    --registry) registry_part ;;
-    --all)
-        build_part
-        kafka_part
         registry_part
         ;;
+    --build) build_part ;;
     *)
         sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "$0" >&2
         exit 2

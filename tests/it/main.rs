@@ -13,7 +13,10 @@
 #![allow(unreachable_pub, reason = "nothing outside of this binary uses it")]
 
 mod follow;
+mod produce;
+mod registry;
 mod schemas;
+mod sinks;
 mod stages;
 mod support;
 mod tidy;

@@ -4,6 +4,7 @@ pub mod kafka;
 pub mod kept;
 pub mod nginx;
 pub mod records;
+pub mod registry;
 pub mod stages;
 
 use std::path::Path;
