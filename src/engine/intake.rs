@@ -30,7 +30,7 @@ pub struct Raw<'a> {
 /// When a record arrived, as its timestamp says within what can be.
 pub(super) fn arrival(env: &Env, raw: &Raw<'_>) -> Millis {
     let ceiling = raw.clock.saturating_add(env.limits.arrival_ahead_ms);
-    raw.timestamp.min(ceiling).clamp(0, wire::ARRIVAL_MS_MAX)
+    raw.timestamp.min(ceiling).clamp(-wire::ARRIVAL_MS_MAX, wire::ARRIVAL_MS_MAX)
 }
 
 /// One record of `login-events`.

@@ -37,6 +37,24 @@ pub enum Input<'a> {
     Due(Millis, Key),
 }
 
+impl Input<'_> {
+    /// The stream time that it brings; `None` for what only intake is fed. What fell due until then comes first: so
+    /// the order of inputs and dues, and with it every output, follows from the log and not from how it was cut into
+    /// batches.
+    #[must_use]
+    pub fn at(&self) -> Option<Millis> {
+        match self {
+            Input::Attempt(attempt) => Some(attempt.arrived_at),
+            Input::Sourced(sourced) => Some(sourced.attempt.arrived_at),
+            Input::Note(note) => Some(note.known_at),
+            Input::Partial(partial) => Some(partial.at),
+            Input::Mark(mark) => Some(mark.at),
+            Input::Due(at, _) => Some(*at),
+            Input::Raw(_) | Input::Control(_) | Input::Tick(_) => None,
+        }
+    }
+}
+
 /// A change of control, and its version: the offset in its topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ControlChange {

@@ -50,7 +50,7 @@ impl Pipeline {
     pub fn new(env: Arc<Env>) -> Self {
         Pipeline {
             env,
-            tasks: Stage::ALL.map(|stage| Task::in_memory(stage)),
+            tasks: Stage::ALL.map(Task::in_memory),
             queue: VecDeque::new(),
             emitted: Vec::new(),
             counts: Counts::default(),

@@ -16,7 +16,7 @@ pub const TEXT_BYTES_MAX: usize = 1024;
 pub const ATTRIBUTES_MAX: usize = 64;
 /// Most attempts that one event may stand for (`attributes.count`).
 pub const COUNT_MAX: u32 = 100_000;
-/// Latest time taken for an arrival: the end of the year 9999.
+/// Furthest time from 1970 that is taken for an arrival: the end of the year 9999.
 pub const ARRIVAL_MS_MAX: Millis = 253_402_300_799_999;
 /// Longest tenant name, by the contract's pattern.
 pub const TENANT_BYTES_MAX: usize = 63;

@@ -7,6 +7,7 @@
 mod avro;
 mod canonical;
 mod encode;
+mod foreign;
 mod json;
 mod limits;
 mod output;

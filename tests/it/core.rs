@@ -1,0 +1,221 @@
+//! What must hold of the core whatever comes in: the sum of all events, and that no restart changes an output.
+
+use std::sync::Arc;
+
+use portcullis::engine::{Counter, Emission, Env, Output, Pipeline};
+use portcullis::event::{Activity, FailureReason, LoginEvent, Millis, Outcome};
+use proptest::prelude::*;
+
+use crate::support::core::{AfterCommit, Core, Record, START, Stored, default_env, failure};
+
+/// Something that a publisher, or whoever writes to its topic, might send.
+#[derive(Debug, Clone)]
+enum Sent {
+    Event(LoginEvent),
+    Garbage(Vec<u8>),
+    Nothing,
+}
+
+fn sent() -> impl Strategy<Value = Sent> {
+    prop_oneof![
+        20 => event().prop_map(Sent::Event),
+        1 => prop::collection::vec(any::<u8>(), 0..40).prop_map(Sent::Garbage),
+        1 => Just(Sent::Nothing),
+    ]
+}
+
+/// Few entities, so that everything meets: addresses of two networks and an IPv6 one, an attacker's way of going
+/// through accounts, clocks that are wrong, repeats.
+fn event() -> impl Strategy<Value = LoginEvent> {
+    let source = prop_oneof![
+        6 => (0u8..4).prop_map(|n| format!("203.0.113.{n}")),
+        3 => (0u8..8).prop_map(|n| format!("198.51.100.{n}")),
+        2 => (0u16..3).prop_map(|n| format!("2001:db8:0:{n:x}::1")),
+        1 => Just("10.0.0.1".to_owned()),
+        1 => Just("no address".to_owned()),
+    ];
+    let outcome = prop_oneof![
+        12 => Just(Outcome::Failure),
+        3 => Just(Outcome::Success),
+        1 => Just(Outcome::Blocked),
+        1 => Just(Outcome::Challenged),
+        1 => Just(Outcome::Unknown),
+    ];
+    let reason = prop_oneof![
+        4 => Just(FailureReason::WrongPassword),
+        2 => Just(FailureReason::UnknownAccount),
+        1 => Just(FailureReason::SystemError),
+    ];
+    let skew = prop_oneof![
+        12 => Just(0i64),
+        2 => -90_000i64..0,
+        1 => -400_000i64..-300_000,
+        1 => 1i64..20_000,
+        1 => Just(i64::MIN / 4),
+        1 => Just(i64::MAX / 4),
+    ];
+    let activity = prop_oneof![12 => Just(Activity::Login), 1 => Just(Activity::StatusCheck)];
+    let tenant = prop_oneof![8 => Just("shop"), 1 => Just("other"), 1 => Just("no|tenant")];
+    (source, outcome, reason, skew, activity, tenant, 0u8..40, 0u32..400, prop::option::of(0u8..3)).prop_map(
+        |(source_ip, outcome, failure_reason, skew, activity, tenant, account, id, tag)| LoginEvent {
+            tenant: tenant.to_owned(),
+            outcome,
+            failure_reason,
+            activity,
+            account: if account == 0 { String::new() } else { format!("user{account}@example.org") },
+            password_tag: tag.map(|tag| format!("{tag:x}")),
+            ..failure(skew, id, &source_ip, "")
+        },
+    )
+}
+
+/// Records with pauses between them; an event's time is relative to its arrival until here.
+fn records() -> impl Strategy<Value = Vec<Record>> {
+    let pause = prop_oneof![20 => 0i64..500, 3 => 500i64..60_000, 1 => 60_000i64..2_000_000];
+    prop::collection::vec((sent(), pause, any::<bool>()), 1..150).prop_map(|sent| {
+        let mut at = START;
+        sent.into_iter()
+            .map(|(sent, pause, avro)| {
+                at += pause;
+                match sent {
+                    Sent::Event(mut event) => {
+                        event.occurred_at = event.occurred_at.saturating_add(at);
+                        let record = Record::json(at, &event);
+                        if avro { record.as_avro() } else { record }
+                    }
+                    Sent::Garbage(bytes) => Record { at, value: Some(bytes) },
+                    Sent::Nothing => Record { at, value: None },
+                }
+            })
+            .collect()
+    })
+}
+
+/// The shipped playbooks, so tight that a few attempts complete them.
+fn tight_env() -> Arc<Env> {
+    let mut env = Arc::unwrap_or_clone(default_env());
+    let text = |id: &str, per: &str, trigger: &str, then: &str, mode: &str| {
+        format!(
+            "id: {id}\nversion: 1\nowner: tests\ndescription: tests\nmode: {mode}\nfinding: failure_rate\nper: {per}\n\
+             over: 10m\ntrigger: {trigger}\nthen: {then}\n"
+        )
+    };
+    let ladder = "{action: BLOCK, ladder: [1m, 5m], ladder_memory: 1h}";
+    let playbooks = [
+        text("a", "address", "{accounts_failed: {at_least: {calm: 3, elevated: 2, attack: 2}}}", ladder, "live"),
+        text("b", "address", "{failures: {at_least: 3}}", "{action: CHALLENGE, ladder: [3m]}", "live"),
+        text("c", "address", "{failures: {at_least: 2}}", ladder, "shadow"),
+        text("d", "network", "{addresses_blocked: {at_least: 2}}", ladder, "live"),
+        text(
+            "e",
+            "account",
+            "{failures: {at_least: 2}, sources: {at_least: 2}}",
+            "{action: STEP_UP, ladder: [10m]}",
+            "live",
+        ),
+        text("f", "address", "{failures: {at_least: 4}}", "{action: NOTIFY}", "live"),
+    ];
+    let mut all = crate::support::core::default_playbooks();
+    all.extend(playbooks.iter().map(|text| portcullis::topology::Playbook::parse(text).unwrap()));
+    env.plan = portcullis::topology::Plan::compile(&all).unwrap();
+    // A site that is attacked by a handful of attempts.
+    env.limits.surge.usual_floor = 0.5;
+    for bound in [&mut env.limits.surge.elevated, &mut env.limits.surge.attack] {
+        bound.failures /= 20.0;
+        bound.times_usual /= 5.0;
+    }
+    Arc::new(env)
+}
+
+fn run(core: &mut dyn Core, records: &[Record]) -> Vec<Emission> {
+    let mut emitted: Vec<Emission> = records.iter().flat_map(|record| core.feed(record)).collect();
+    let end = records.last().map_or(START, |record| record.at);
+    emitted.extend(core.advance(end + 2 * 86_400_000));
+    emitted
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Forgetting, restarting and expiring at any point changes nothing that is said.
+    #[test]
+    fn a_restart_at_any_point_changes_nothing(
+        records in records(),
+        commits in prop::collection::vec(0u8..8, 1..50),
+    ) {
+        let env = tight_env();
+        let mut whole = Pipeline::new(Arc::clone(&env));
+        let expect = run(&mut whole, &records);
+        let mut turn = 0;
+        let mut stored = Stored::new(env, Box::new(move || {
+            turn += 1;
+            match commits[turn % commits.len()] {
+                0 => Some(AfterCommit::Keep),
+                1 | 2 => Some(AfterCommit::Trim),
+                3 => Some(AfterCommit::Restart),
+                _ => None,
+            }
+        }));
+        let seen = run(&mut stored, &records);
+        prop_assert_eq!(&seen, &expect);
+        prop_assert_eq!(stored.counts(), whole.counts().clone());
+    }
+
+    /// Events in = counted + not counted by outcome + late + duplicates + dead letters.
+    #[test]
+    fn every_event_is_accounted_for(records in records()) {
+        let mut pipeline = Pipeline::new(tight_env());
+        let emitted = run(&mut pipeline, &records);
+        let counts = pipeline.counts();
+        prop_assert_eq!(counts.get(Counter::EventsIn), records.len() as u64);
+        prop_assert_eq!(counts.accounted(), records.len() as u64);
+        let dead = emitted.iter().filter(|e| matches!(e.output, Output::DeadLetter(_))).count();
+        prop_assert_eq!(counts.get(Counter::DeadLetters), dead as u64);
+        invariants(&emitted)?;
+    }
+}
+
+/// What holds of every sequence of outputs.
+fn invariants(emitted: &[Emission]) -> Result<(), TestCaseError> {
+    let mut generations = std::collections::BTreeMap::<String, i64>::new();
+    let mut listed = std::collections::BTreeMap::<String, Millis>::new();
+    let mut verdicts = std::collections::BTreeSet::new();
+    let mut last = Millis::MIN;
+    for Emission { at, output } in emitted {
+        prop_assert!(*at >= last, "time goes back from {last} to {at}");
+        last = *at;
+        match output {
+            Output::Block(change) => {
+                let key = change.entity.key();
+                let before = generations.insert(key.clone(), change.generation()).unwrap_or(Millis::MIN);
+                prop_assert!(change.generation() > before, "{key}: generation {} after {before}", change.generation());
+                match change.entry() {
+                    Some(entry) => {
+                        let until = entry.until.expect("a playbook's block ends");
+                        prop_assert!(until > *at, "{key}: ended before it began");
+                        listed.insert(key, until);
+                    }
+                    None => {
+                        let until = listed.remove(&key);
+                        prop_assert!(
+                            until.is_some_and(|until| until <= *at),
+                            "{key}: lifted at {at}, stood to {until:?}"
+                        );
+                    }
+                }
+            }
+            Output::Verdict(verdict) => {
+                prop_assert!(verdicts.insert(verdict.verdict_id.clone()), "twice: {verdict:?}");
+                let shared = verdict.value.starts_with("10.");
+                prop_assert!(!shared, "a private address: {verdict:?}");
+            }
+            Output::Status(_)
+            | Output::Incident(_)
+            | Output::DeadLetter(_)
+            | Output::Item { .. }
+            | Output::MarkAll { .. } => {}
+        }
+    }
+    prop_assert!(listed.is_empty(), "two days later nothing stands: {listed:?}");
+    Ok(())
+}
