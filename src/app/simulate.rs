@@ -139,7 +139,8 @@ impl SimulateArgs {
 
 /// Where the events of a simulation go, and where its site hears of blocks and statuses.
 pub trait Feedback {
-    /// Makes one event public. Events come in the order of time.
+    /// Makes one event public. Events come in the order of time; those before [`Simulation::from`] are history, which
+    /// nobody needs to wait for.
     ///
     /// # Errors
     /// It cannot be made public, and the simulation ends.
