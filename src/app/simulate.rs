@@ -16,7 +16,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use crate::engine::{Emission, Env, Output, Pipeline, Raw};
+use super::replay::raw;
+use crate::engine::{Emission, Env, Output, Pipeline};
 use crate::event::wire::{format_millis, login_event_to_json};
 use crate::event::{AttackStatus, BlocklistEntry, IncidentState, Millis};
 use crate::ingest::simulate::{
@@ -138,7 +139,8 @@ impl SimulateArgs {
 
 /// Where the events of a simulation go, and where its site hears of blocks and statuses.
 pub trait Feedback {
-    /// Makes one event public. Events come in the order of time.
+    /// Makes one event public. Events come in the order of time; those before [`Simulation::from`] are history, which
+    /// nobody needs to wait for.
     ///
     /// # Errors
     /// It cannot be made public, and the simulation ends.
@@ -234,15 +236,7 @@ impl Core {
 
 impl Feedback for Core {
     fn publish(&mut self, at: Millis, value: &[u8]) -> anyhow::Result<()> {
-        let emissions = self.pipeline.feed(Raw {
-            value: Some(value),
-            schema_header: None,
-            writer: None,
-            traceparent: None,
-            timestamp: at,
-            clock: at,
-            tenant: None,
-        });
+        let emissions = self.pipeline.feed(raw(value, at));
         self.send(emissions);
         Ok(())
     }
@@ -431,10 +425,11 @@ pub fn simulate(args: &SimulateArgs, env: &Arc<Env>) -> anyhow::Result<Report> {
 mod tests {
     use clap::Parser;
 
+    use super::super::topology;
     use super::*;
     use crate::engine::Limits;
     use crate::ingest::simulate::Handled;
-    use crate::topology::{Exemptions, Plan, Playbook};
+    use crate::topology::{Exemptions, Plan};
     use crate::window::HashKey;
 
     #[derive(Debug, Parser)]
@@ -449,10 +444,7 @@ mod tests {
 
     /// The playbooks as shipped.
     fn env() -> Arc<Env> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("topology/playbooks");
-        let texts =
-            std::fs::read_dir(folder).unwrap().map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
-        let playbooks: Vec<Playbook> = texts.map(|text| Playbook::parse(&text).unwrap()).collect();
+        let playbooks = topology::playbooks(None).unwrap();
         Arc::new(Env {
             plan: Plan::compile(&playbooks).unwrap(),
             exemptions: Exemptions::default(),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::wire::{Arrival, canonical, json_login_event, login_event_to_json};
+use crate::event::wire::{canonical, json_login_event, login_event_to_json};
 use crate::event::{
     Action, AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, ChallengeResult, FailureReason, Millis,
     Outcome, Scope,
@@ -170,7 +170,7 @@ fn events_come_in_order_have_ids_of_their_own_and_are_what_intake_takes() {
         for planned in &all {
             let decoded = json_login_event(&login_event_to_json(&planned.event)).unwrap();
             assert_eq!((&decoded.event, decoded.unknown_names), (&planned.event, 0));
-            let attempt = canonical(decoded.event, Arrival { at: planned.at, ahead_max_ms: 0 }, None).unwrap();
+            let attempt = canonical(decoded.event, planned.at, None).unwrap();
             assert!(attempt.source.is_blockable() && attempt.occurred_at == planned.at);
             assert_eq!(&*attempt.account, planned.truth.account, "names are written as they are compared");
         }
