@@ -40,7 +40,7 @@ pub(super) fn sourced(task: &mut Task, env: &Env, sourced: &Sourced, fx: &mut Ef
             known_pair: sourced.facts.known_pair,
             blocked_by: sourced.facts.blocked_by.as_deref(),
             known_at: a.occurred_at,
-            last_success: familiar.row.last,
+            last_success: familiar.row.last.filter(|last| *last < a.occurred_at),
         };
         if !compromised(task, env, &who, &a.event_id, &facts, fx) {
             familiar.change().learn(a.occurred_at);
@@ -53,8 +53,8 @@ pub(super) fn sourced(task: &mut Task, env: &Env, sourced: &Sourced, fx: &mut Ef
 pub(super) fn note(task: &mut Task, env: &Env, note: &Note, fx: &mut Effects) {
     let who = Entity::account(&note.tenant, &note.account);
     let mut familiar = familiar(task, env, &who);
-    if familiar.row.last == Some(note.at) {
-        familiar.change().unlearn();
+    if familiar.row.last.is_some_and(|last| last >= note.at) {
+        familiar.change().unlearn(note.at);
     }
     let facts = SuccessFacts {
         source: note.source,
@@ -143,7 +143,8 @@ impl FamiliarRow {
         }
     }
 
-    fn unlearn(&mut self) {
-        self.last = self.before.take();
+    /// Forgets what came with the flagged success of `at`, or since: who has entered logs in again.
+    fn unlearn(&mut self, at: Millis) {
+        self.last = self.before.take().filter(|before| *before < at);
     }
 }

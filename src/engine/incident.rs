@@ -11,7 +11,7 @@ use crate::decide::verdict_id;
 use crate::event::{
     AttackState, Compromise, Disposition, Entity, Incident, IncidentKind, IncidentState, Millis, Severity,
 };
-use crate::window::SLICES;
+use crate::window::{Ever, SLICES};
 
 /// An open incident is published again at most this often.
 const EVERY_MS: Millis = 10_000;
@@ -31,16 +31,16 @@ pub(super) fn open(env: &Env, tenant: &str, row: &mut SiteRow, now: Millis) {
     let surges = env.plan.surge.iter().map(|playbook| playbook.id.as_str().into());
     row.incident = Some(Box::new(OpenIncident {
         id: verdict_id(&Entity::tenant(tenant), "incident", "", now).into(),
-        started_at: row.minute.span(last).0.max(0),
+        started_at: row.minute.begins(last).unwrap_or(now),
         published_at: Millis::MIN,
         attempts: attempts.saturating_add(stopped),
         failures,
         unknown,
         stopped,
-        sources: recent.sources.without_time(last),
-        accounts: recent.accounts.without_time(last),
-        unknown_accounts: recent.unknown_accounts.without_time(last),
-        blocked: recent.blocked.without_time(now.div_euclid(RECENT_SLICE_MS)),
+        sources: Ever::of_window(&recent.sources, last),
+        accounts: Ever::of_window(&recent.accounts, last),
+        unknown_accounts: Ever::of_window(&recent.unknown_accounts, last),
+        blocked: Ever::of_window(&recent.blocked, now.div_euclid(RECENT_SLICE_MS)),
         playbooks: surges.chain(recent.playbooks.into_keys()).collect::<BTreeSet<Box<str>>>(),
         compromised_count: recent.compromised.len() as u64,
         compromised: recent.compromised,
@@ -84,10 +84,10 @@ impl OpenIncident {
             (&mut self.accounts, &partial.accounts),
             (&mut self.unknown_accounts, &partial.unknown_accounts),
         ] {
-            from.iter().for_each(|hashed| into.add(*hashed, 0, 0));
+            from.iter().for_each(|hashed| into.add(*hashed));
         }
         for (entity, playbook) in &partial.blocked {
-            self.blocked.add(env.entity(entity), 0, 0);
+            self.blocked.add(env.entity(entity));
             if self.playbooks.len() < PLAYBOOKS_MAX {
                 self.playbooks.insert(playbook.clone());
             }
@@ -132,10 +132,10 @@ fn record(tenant: &str, incident: &OpenIncident, ended_at: Option<Millis>, now: 
         attempts: whole(incident.attempts),
         failures: whole(incident.failures),
         stopped_at_edge: whole(incident.stopped),
-        sources: whole(incident.sources.count(0)),
-        accounts_targeted: whole(incident.accounts.count(0)),
-        accounts_unknown: whole(incident.unknown_accounts.count(0)),
-        blocked: whole(incident.blocked.count(0)),
+        sources: whole(incident.sources.count()),
+        accounts_targeted: whole(incident.accounts.count()),
+        accounts_unknown: whole(incident.unknown_accounts.count()),
+        blocked: whole(incident.blocked.count()),
         compromised,
         top_networks: Vec::new(),
         top_countries: Vec::new(),
@@ -163,13 +163,13 @@ fn summary(incident: &OpenIncident) -> String {
     format!(
         "Credential stuffing from {} sources: {} attempts, {} failed on {} accounts ({} of them nobody's), {} stopped \
          at the edge; {} entities blocked, {} accounts entered.",
-        incident.sources.count(0),
+        incident.sources.count(),
         incident.attempts,
         incident.failures,
-        incident.accounts.count(0),
-        incident.unknown_accounts.count(0),
+        incident.accounts.count(),
+        incident.unknown_accounts.count(),
         incident.stopped,
-        incident.blocked.count(0),
+        incident.blocked.count(),
         incident.compromised_count,
     )
 }

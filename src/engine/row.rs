@@ -9,7 +9,7 @@ use super::io::ControlChange;
 use super::key::{Key, Kind};
 use crate::decide::Standing;
 use crate::event::{AttackState, Entity, Millis, Source};
-use crate::window::{Distinct, Hashed, Repeats, SeenPack, Slices, StreamClock, Tally};
+use crate::window::{Distinct, Ever, Hashed, Repeats, SeenPack, Slices, StreamClock, Tally};
 
 /// One row. The kind of its key says which variant it is.
 #[derive(Debug, Clone, PartialEq)]
@@ -152,10 +152,10 @@ pub struct OpenIncident {
     pub failures: u64,
     pub unknown: u64,
     pub stopped: u64,
-    pub sources: Distinct,
-    pub accounts: Distinct,
-    pub unknown_accounts: Distinct,
-    pub blocked: Distinct,
+    pub sources: Ever,
+    pub accounts: Ever,
+    pub unknown_accounts: Ever,
+    pub blocked: Ever,
     pub playbooks: BTreeSet<Box<str>>,
     pub compromised: Vec<Fallen>,
     /// How many fell; the list holds the first of them.

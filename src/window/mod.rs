@@ -11,7 +11,7 @@ mod slices;
 mod tally;
 
 pub use clock::{StreamClock, Timeliness, Timing};
-pub use distinct::{Distinct, EXACT_MAX};
+pub use distinct::{Distinct, EXACT_MAX, Ever};
 pub use hash::{HashKey, Hashed};
 pub use seen::{Seen, SeenPack, Sighting};
 pub use slices::{SLICES, Slices};

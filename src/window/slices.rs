@@ -81,6 +81,13 @@ where
         sums
     }
 
+    /// The first millisecond of the first slice that holds something, in the window that ends with slice `last`.
+    #[must_use]
+    pub fn begins(&self, last: i64) -> Option<Millis> {
+        let first = self.filled.iter().map(|(slice, _)| *slice).find(|slice| *slice > last - SLICES);
+        first.filter(|slice| *slice <= last).map(|slice| slice.saturating_mul(self.width_ms))
+    }
+
     /// First and last millisecond (exclusive) of the window that ends with slice `last`.
     #[must_use]
     pub const fn span(&self, last: i64) -> (Millis, Millis) {
