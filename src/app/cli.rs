@@ -7,14 +7,16 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use super::clock::ProcessClock;
+use super::demo::DemoArgs;
 use super::produce::ProduceArgs;
 use super::replay::ReplayArgs;
 use super::run::{RunArgs, stop_on_signals};
 use super::settings::{Overrides, Places, Settings};
+use super::simulate::SimulateArgs;
 use super::sink::{SinkArgs, SinkContext, Watched};
 use super::telemetry::{self, LogFormat};
 use super::topics::TopicsArgs;
-use super::{Connection, Ending, produce, replay, run, sink, topics, topology};
+use super::{Connection, Ending, demo, produce, replay, run, simulate, sink, topics, topology};
 use crate::log::Clock as _;
 
 /// Finds account-takeover attacks in login events on Kafka while they run, and stops them at the edge.
@@ -48,6 +50,8 @@ pub enum Command {
     /// Publish login events of a file
     Produce(ProduceArgs),
     Replay(ReplayArgs),
+    Simulate(SimulateArgs),
+    Demo(DemoArgs),
     /// Show the stages, topics and playbooks that a run would use, checked against each other
     #[command(after_help = "Example:\n  portcullis topology --topology ./topology")]
     Topology,
@@ -72,7 +76,7 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
     let load = |over: Overrides| Settings::load(&cli.places, over).map_err(Wrong);
     let plain = || load(Overrides::default());
     let clock = ProcessClock::real();
-    let mut out = std::io::stdout().lock();
+    let mut out = std::io::stdout();
     match &cli.command {
         Command::Run(args) => {
             let over = Overrides { state_dir: args.state_dir.clone(), listen: args.listen.clone(), threads: args.threads };
@@ -99,6 +103,22 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
             args.answer.write(&mut out, &summary, &summary.to_string())?;
             Ok(Ending::Well)
         }
+        Command::Simulate(args) if args.publish => {
+            let summary = simulate::publish(args, &connection(&plain()?)?, &clock, &*stop_on_signals()?)?;
+            args.output.write(&mut out, &summary, &summary.tally.to_string())?;
+            Ok(Ending::Well)
+        }
+        Command::Simulate(args) => {
+            let report = simulate::simulate(args, &topology::env(&plain()?, None).map_err(Wrong)?)?;
+            // The events may be on standard output; then what is said about them goes where people look.
+            if args.out.as_deref().is_some_and(|out| out.as_os_str() == "-") {
+                args.output.write(&mut std::io::stderr(), &report, &report.to_string())?;
+            } else {
+                args.output.write(&mut out, &report, &report.to_string())?;
+            }
+            Ok(Ending::Well)
+        }
+        Command::Demo(args) => demo::run(args, plain()?, stop_on_signals()?, &mut out),
         Command::Topology => {
             let settings = plain()?;
             let folder = settings.topology.as_ref().map(|folder| folder.join("playbooks"));

@@ -141,6 +141,10 @@ impl Feedback for Live<'_> {
                 bail!("stopped");
             }
             let left = self.clock.wait_for(due);
+            if !left.is_zero() {
+                // A clock that stood still while history was published: now time matters.
+                self.clock.start();
+            }
             let is_over = self.is_over_limit();
             let wait = if is_over { WAIT_MAX } else { left };
             // What came in is heard at once; between events that are due, only now and then.

@@ -3,6 +3,8 @@
 pub mod cli;
 pub mod clock;
 mod connection;
+pub mod demo;
+pub mod live;
 mod output;
 pub mod produce;
 mod progress;

@@ -56,6 +56,8 @@ pub struct Job {
     pub ids: SchemaIds,
     pub progress: Arc<Progress>,
     pub stop: Arc<AtomicBool>,
+    /// Whether the cluster is a real one: the mock one knows no static members, and its aborts do nothing.
+    pub is_real: bool,
 }
 
 impl fmt::Debug for Job {
@@ -87,8 +89,11 @@ pub fn run(args: &RunArgs, settings: Settings, stop: Arc<AtomicBool>) -> Result<
     }
     let clock: Arc<dyn Clock> = Arc::new(ProcessClock::real());
     let (schemas, ids) = schemas(&settings, &clock)?;
-    let job = Job { settings, env, topics, found, clock, schemas, ids, progress, stop };
-    job.run(&Arc::new(folder), args.until_caught_up)
+    let job = Job { settings, env, topics, found, clock, schemas, ids, progress, stop, is_real: true };
+    let result = job.run(&Arc::new(folder), args.until_caught_up);
+    let counts: Vec<String> = job.progress.counts().iter().map(|(counter, n)| format!("{} {n}", counter.as_str())).collect();
+    tracing::info!(counts = counts.join(", "), "ended");
+    result
 }
 
 impl Job {
@@ -127,7 +132,8 @@ impl Job {
             member,
             topics: subscription(&self.topics),
             changelogs: Stage::ALL.into_iter().map(|stage| self.topics.changelog(stage)).collect(),
-            static_membership: true,
+            static_membership: self.is_real,
+            may_abort: self.is_real,
         };
         let log = KafkaLog::new(options, Arc::clone(&self.clock))?;
         let encoder = Encoder::new(self.settings.format, self.ids).map_err(|e| Error::Setup(e.to_string()))?;
@@ -212,7 +218,7 @@ pub fn schemas(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<(Arc<dyn S
 }
 
 /// `run` makes no topics: it says what is missing and what to type.
-fn check_topics(topics: &Topics, found: &BTreeMap<String, i32>) -> Result<()> {
+pub(super) fn check_topics(topics: &Topics, found: &BTreeMap<String, i32>) -> Result<()> {
     let missing: Vec<String> = topics.all().into_iter().map(|t| t.name).filter(|name| !found.contains_key(name)).collect();
     if !missing.is_empty() {
         bail!("topics are missing: {}\ntype: portcullis topics apply", missing.join(", "));
@@ -232,7 +238,7 @@ fn check_topics(topics: &Topics, found: &BTreeMap<String, i32>) -> Result<()> {
 }
 
 /// A name that no other instance has.
-fn new_instance() -> String {
+pub(super) fn new_instance() -> String {
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
     format!("{random:016x}")
 }

@@ -10,24 +10,30 @@ use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use super::clock::ProcessClock;
+use super::live::Live;
 use super::replay::raw;
+use super::Connection;
 use crate::engine::{Emission, Env, Output, Pipeline};
 use crate::event::wire::{format_millis, login_event_to_json};
 use crate::event::{AttackStatus, BlocklistEntry, IncidentState, Millis};
 use crate::ingest::simulate::{
     Attacker, Edge, HISTORY_MAX_MS, Options, Planned, Scenario, Simulation, Site, Summary, TruthLine,
 };
+use crate::log::Clock as _;
 use crate::topology::{format_duration, parse_duration};
 
 const EXAMPLES: &str = "\
 Examples:
   portcullis simulate night --seed 7 --history 14d --out night.jsonl --truth truth.jsonl
+  portcullis simulate night --publish --lead-in 2m --after 2m
   portcullis simulate one-per-address --attacker rotate --edge login-page
   portcullis simulate ordinary --length 6h --out - | portcullis replay --events - --out replayed";
 
@@ -47,6 +53,9 @@ pub struct SimulateArgs {
     /// Where the events go, one JSON object a line; `-` is standard output
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// Publish to the topic login-events instead, as time passes, and obey the topics blocklist and attack-status
+    #[arg(long, conflicts_with_all = ["out", "delay"])]
+    pub publish: bool,
     /// Where the truth goes: a line for each event, with who it was and how it would have ended
     #[arg(long, value_name = "FILE")]
     pub truth: Option<PathBuf>,
@@ -81,6 +90,8 @@ pub struct SimulateArgs {
     /// The tenant of all events
     #[arg(long, default_value = "default")]
     pub tenant: String,
+    #[arg(long, value_enum, default_value_t)]
+    pub output: super::Output,
 }
 
 fn scenarios() -> impl TypedValueParser<Value = Scenario> {
@@ -311,6 +322,15 @@ fn create(path: &Path) -> anyhow::Result<Box<dyn Write>> {
     Ok(Box::new(BufWriter::with_capacity(1 << 20, file)))
 }
 
+/// Who looks on while a simulation is played.
+pub trait Watch {
+    /// The simulation has come to `at`, and will end at about `ends_at`.
+    fn is_at(&mut self, at: Millis, ends_at: Millis, site: &Site);
+
+    /// It is over.
+    fn done(&mut self);
+}
+
 /// Plays a simulation to its end: tell the site, let the next event happen, write it down, make it public.
 ///
 /// # Errors
@@ -320,7 +340,7 @@ pub fn play(
     site: &mut Site,
     feedback: &mut dyn Feedback,
     lines: &mut Lines,
-    progress: &mut Progress,
+    watch: &mut dyn Watch,
 ) -> anyhow::Result<Summary> {
     while let Some(at) = simulation.next_at() {
         feedback.tell(at, site)?;
@@ -328,11 +348,11 @@ pub fn play(
         let value = login_event_to_json(&planned.event);
         lines.write(&planned, &value).context("cannot write the simulation's lines")?;
         feedback.publish(planned.at, &value)?;
-        progress.is_at(planned.at, simulation.ends_at());
+        watch.is_at(planned.at, simulation.ends_at(), site);
     }
     feedback.finish(simulation.ends_at(), site)?;
     lines.flush().context("cannot write the simulation's lines")?;
-    progress.done();
+    watch.done();
     Ok(simulation.summary(site))
 }
 
@@ -361,7 +381,10 @@ impl Progress {
         Progress { bar, from, told: 0, moved_at: Millis::MIN }
     }
 
-    fn is_at(&mut self, at: Millis, ends_at: Millis) {
+}
+
+impl Watch for Progress {
+    fn is_at(&mut self, at: Millis, ends_at: Millis, _site: &Site) {
         if at < self.from || at.saturating_sub(self.moved_at) < Self::STEP_MS {
             return;
         }
@@ -380,7 +403,7 @@ impl Progress {
         self.bar.set_message(format_millis(at));
     }
 
-    fn done(&self) {
+    fn done(&mut self) {
         self.bar.finish_and_clear();
     }
 }
@@ -419,6 +442,20 @@ pub fn simulate(args: &SimulateArgs, env: &Arc<Env>) -> anyhow::Result<Report> {
     let mut progress = Progress::from(simulation.from());
     let summary = play(&mut simulation, &mut site, &mut core, &mut lines, &mut progress)?;
     Ok(Report { summary, core: core.figures() })
+}
+
+/// Plays a scenario into the topic, its first ordinary login now, and hears from the topics what a real job decides.
+///
+/// # Errors
+/// As [`simulate`], or the cluster does not answer.
+pub fn publish(args: &SimulateArgs, connection: &Connection, clock: &ProcessClock, stop: &AtomicBool) -> anyhow::Result<Summary> {
+    let mut simulation = args.simulation()?;
+    let offset_ms = clock.now().saturating_sub(simulation.from());
+    let mut live = Live::new(connection, clock.clone(), offset_ms, stop, None)?;
+    let mut site = Site::new(&args.tenant, args.edge());
+    let mut lines = Lines::create(None, args.truth.as_deref())?;
+    let mut progress = Progress::from(simulation.from());
+    play(&mut simulation, &mut site, &mut live, &mut lines, &mut progress)
 }
 
 #[cfg(test)]

@@ -48,6 +48,8 @@ pub struct KafkaOptions {
     pub changelogs: BTreeSet<String>,
     /// Without it a restart leaves the group and joins it anew.
     pub static_membership: bool,
+    /// Whether the cluster aborts transactions. Where it does not, what should be aborted ends the loop instead.
+    pub may_abort: bool,
 }
 
 /// The client.
@@ -386,6 +388,9 @@ impl Log for KafkaLog {
     fn abort(&mut self) -> Result<(), Error> {
         if !std::mem::take(&mut self.in_transaction) {
             return Ok(());
+        }
+        if !self.options.may_abort {
+            return Err(Error::Kafka("a transaction had to be aborted, which this cluster cannot do".to_owned()));
         }
         let aborted = self.producer()?.abort_transaction(ASK_MAX);
         if let Some(producer) = &self.producer {

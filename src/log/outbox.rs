@@ -26,7 +26,7 @@ impl Wiring {
 }
 
 /// Largest part of a bad record that a dead letter keeps.
-pub const DEAD_LETTER_BYTES_MAX: usize = 256 << 10;
+pub(super) const DEAD_LETTER_BYTES_MAX: usize = 256 << 10;
 
 /// Collects what steps bring about and hands it to the log.
 #[derive(Debug)]
