@@ -159,7 +159,7 @@ pub(super) fn zone(text: &str) -> Result<i32, String> {
 pub struct Summary {
     /// Events handed to the client.
     pub sent: u64,
-    /// Events left out by `--from` and `--to`.
+    /// Events left out by `--from`.
     pub left_out: u64,
     /// Events without a usable time of their own, which passed as they are.
     pub unmoved: u64,
@@ -329,7 +329,7 @@ struct Event {
 }
 
 /// The events of a file that the options choose. Those at its start that have no time, broken lines, take the first
-/// one that comes.
+/// one that comes. A file is in arrival order, so it ends with the first event after `--to`.
 struct Selected<'a> {
     inputs: Box<dyn Iterator<Item = io::Result<Input>> + 'a>,
     from: Option<Millis>,
@@ -366,11 +366,6 @@ impl<'a> Selected<'a> {
         }
         self.waiting.pop_front().map(Ok).or_else(|| self.inputs.next())
     }
-
-    fn is_chosen(&self, arrival: Option<Millis>) -> bool {
-        let Some(at) = arrival else { return true };
-        self.from.is_none_or(|from| at >= from) && self.to.is_none_or(|to| at <= to)
-    }
 }
 
 impl Iterator for Selected<'_> {
@@ -383,11 +378,17 @@ impl Iterator for Selected<'_> {
                 Err(e) => return Some(Err(e)),
             };
             let arrival = input.arrival.or(self.first);
-            if self.is_chosen(arrival) {
+            let is_beyond = |limit: Option<Millis>, side: fn(&Millis, &Millis) -> bool| {
+                arrival.zip(limit).is_some_and(|(at, limit)| side(&at, &limit))
+            };
+            if is_beyond(self.to, Millis::gt) {
+                self.left = 0;
+            } else if is_beyond(self.from, Millis::lt) {
+                self.left_out += 1;
+            } else {
                 self.left -= 1;
                 return Some(Ok(Event { value: input.value, arrival }));
             }
-            self.left_out += 1;
         }
         None
     }
@@ -440,7 +441,7 @@ impl std::fmt::Display for Summary {
             write!(f, "; {} without a usable time passed as they are", self.unmoved)?;
         }
         if self.left_out > 0 {
-            write!(f, "; {} left out by --from and --to", self.left_out)?;
+            write!(f, "; {} left out by --from", self.left_out)?;
         }
         Ok(())
     }
@@ -448,7 +449,26 @@ impl std::fmt::Display for Summary {
 
 #[cfg(test)]
 mod tests {
+    use clap::{CommandFactory, Parser};
+
     use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ProduceArgs,
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Line::command().debug_assert();
+        let line =
+            ["produce", "-", "--format", "sshd", "--speed", "20", "--to", "1000", "--zone", "-08:00", "--time", "original"];
+        let args = Line::try_parse_from(line).unwrap().args;
+        let seen = (args.file.to_str(), args.format, args.speed, args.to, args.zone, args.time);
+        assert_eq!(seen, (Some("-"), FileFormat::Sshd, Speed::Paced(20.0), Some(1_000), -480, Times::Original));
+        assert!(Line::try_parse_from(["produce", "x", "--speed", "0"]).is_err());
+    }
 
     fn chosen(text: &str, change: impl FnOnce(&mut ProduceArgs)) -> String {
         let mut args = ProduceArgs::new(PathBuf::from("-"));
@@ -467,7 +487,7 @@ mod tests {
         let text = "x\n{\"occurred_at\":1000}\ny\n{\"occurred_at\":2000}\n{\"occurred_at\":1500}\n";
         assert_eq!(chosen(text, |_| ()), "1000 1000 1000 2000 1500 / 0");
         assert_eq!(chosen(text, |a| a.from = Some(1_500)), "2000 1500 / 3");
-        assert_eq!(chosen(text, |a| a.to = Some(1_500)), "1000 1000 1000 1500 / 1");
+        assert_eq!(chosen(text, |a| a.to = Some(1_500)), "1000 1000 1000 / 0");
         assert_eq!(chosen(text, |a| a.limit = Some(2)), "1000 1000 / 0");
         assert_eq!(chosen("x\ny\n", |a| a.from = Some(1)), "- - / 0");
         assert_eq!(chosen("", |_| ()), " / 0");

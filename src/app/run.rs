@@ -15,9 +15,9 @@ use super::clock::ProcessClock;
 use super::settings::Settings;
 use super::{telemetry, topology};
 use crate::engine::Env;
-use crate::event::wire::{Encoder, Format, SchemaIds, WriterSchema};
+use crate::event::wire::{Encoder, Format, SchemaIds};
 use crate::log::kafka::{KafkaLog, KafkaOptions, topic_partitions};
-use crate::log::registry::{Lookup, Registry, RegistryOptions, register_outputs};
+use crate::log::registry::{Registry, RegistryOptions, SharedRegistry, register_outputs};
 use crate::log::{Clock, Error, Parts, Progress, Schemas, StageLoop, StageOptions, Stores, Wiring, subscription};
 use crate::state::{self, Folder, RocksStore, Shared};
 use crate::topology::{Stage, Topics};
@@ -188,21 +188,6 @@ impl Stores for OnDisk {
     }
 }
 
-/// Writer schemas by id: those that the settings list, and those of a registry.
-struct ById {
-    registry: Mutex<Registry>,
-    clock: Arc<dyn Clock>,
-}
-
-impl Schemas for ById {
-    fn writer(&self, id: u32) -> Option<Arc<WriterSchema>> {
-        match self.registry.lock().unwrap_or_else(PoisonError::into_inner).get(id, self.clock.now()) {
-            Lookup::Known(schema) => Some(schema),
-            Lookup::Unknown | Lookup::Unavailable => None,
-        }
-    }
-}
-
 /// Where writer schemas come from, and the ids of our own: a registry when one is set, else those of the settings.
 ///
 /// # Errors
@@ -213,8 +198,8 @@ pub fn schemas(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<(Arc<dyn S
         Some(options) if settings.format == Format::Avro => register_outputs(options, &settings.topic_prefix)?,
         Some(_) | None => SchemaIds::default(),
     };
-    let registry = Mutex::new(Registry::new(options, &settings.schema_ids));
-    Ok((Arc::new(ById { registry, clock: Arc::clone(clock) }), ids))
+    let registry = Registry::new(options, &settings.schema_ids);
+    Ok((Arc::new(SharedRegistry::new(registry, Arc::clone(clock))), ids))
 }
 
 /// `run` makes no topics: it says what is missing and what to type.

@@ -188,12 +188,12 @@ pub fn run<C: Fn() -> Millis>(
     out: &mut dyn Write,
 ) -> anyhow::Result<Ending> {
     match &args.edge {
-        EdgeArgs::Nginx(nginx) => drive("nginx", nginx_edge(nginx), &nginx.common, context, out),
+        EdgeArgs::Nginx(nginx) => drive("nginx", NginxEdge::new(nginx_options(nginx)), &nginx.common, context, out),
         EdgeArgs::File(file) => drive("file", FileEdge::new(file.file.clone()), &file.common, context, out),
     }
 }
 
-fn nginx_edge(args: &NginxArgs) -> NginxEdge {
+fn nginx_options(args: &NginxArgs) -> NginxOptions {
     let mut options = NginxOptions::new(args.file.clone(), args.conf.as_deref(), args.prefix.as_deref());
     let program = |argv: &mut Vec<String>| {
         if let Some(first) = argv.first_mut() {
@@ -211,7 +211,7 @@ fn nginx_edge(args: &NginxArgs) -> NginxEdge {
     } else if let Reload::Command(argv) = &mut options.reload {
         program(argv);
     }
-    NginxEdge::new(options)
+    options
 }
 
 fn sink_options(args: &CommonArgs, exemptions: Exemptions) -> SinkOptions {
@@ -302,5 +302,64 @@ fn take<A: Adapter>(sink: &mut Sink<A>, blocklist: &str, record: &Incoming) {
         sink.record(key, value, generation.and_then(|text| text.parse().ok()));
     } else {
         sink.exemption(key, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: SinkArgs,
+    }
+
+    fn parse(line: &str) -> Result<EdgeArgs, clap::Error> {
+        Line::try_parse_from(line.split(' ')).map(|line| line.args.edge)
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Line::command().debug_assert();
+        // That of docker-compose.yml.
+        let line = "sink nginx --file=/edge/portcullis.geo --conf=/etc/nginx/nginx.conf --pid-file=/edge/nginx.pid --all-tenants";
+        let Ok(EdgeArgs::Nginx(args)) = parse(line) else { panic!("{line}") };
+        assert!(args.common.all_tenants && !args.common.dry_run && !args.common.allow_shrink);
+        assert_eq!((args.common.interval, args.pid_file), (INTERVAL_MS, Some(PathBuf::from("/edge/nginx.pid"))));
+        let Ok(EdgeArgs::File(args)) = parse("sink file --file x --tenant shop --interval 250ms --dry-run") else {
+            panic!()
+        };
+        assert_eq!(
+            (args.common.interval, args.common.tenant.as_deref(), args.common.dry_run),
+            (250, Some("shop"), true)
+        );
+        for wrong in [
+            "sink",
+            "sink nginx",
+            "sink file --file x --interval 31s",
+            "sink file --file x --interval soon",
+            "sink file --file x --tenant a --all-tenants",
+            "sink nginx --file x --pid-file p --no-reload",
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn nginx_is_told_as_the_options_say() {
+        let edge = |line: &str| match parse(line) {
+            Ok(EdgeArgs::Nginx(args)) => nginx_options(&args),
+            other => panic!("{other:?}"),
+        };
+        let options = edge("sink nginx --file x --conf c --prefix p --nginx /opt/nginx");
+        assert_eq!(options.test, ["/opt/nginx", "-c", "c", "-p", "p", "-t", "-q"]);
+        let reload = ["/opt/nginx", "-c", "c", "-p", "p", "-s", "reload"].map(str::to_owned);
+        assert_eq!(options.reload, Reload::Command(reload.to_vec()));
+        assert_eq!(edge("sink nginx --file x --pid-file p").reload, Reload::PidFile(PathBuf::from("p")));
+        let options = edge("sink nginx --file x --no-reload --no-test");
+        assert_eq!((options.reload, options.test.len()), (Reload::Never, 0));
     }
 }

@@ -185,3 +185,31 @@ fn applied_text(done: &[Done], left: &[Difference]) -> String {
     lines.push(plan_text(left));
     lines.join("\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: TopicsArgs,
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Line::command().debug_assert();
+        let parse = |line: &[&str]| Line::try_parse_from(line).map(|line| line.args.command);
+        assert!(matches!(parse(&["topics", "check"]), Ok(TopicsCommand::Check(_))));
+        let apply = parse(&["topics", "apply", "--replication-factor", "3"]);
+        assert!(matches!(apply, Ok(TopicsCommand::Apply(ApplyArgs { replication_factor: Some(3), .. }))));
+        assert!(parse(&["topics", "apply", "--replication-factor", "0"]).is_err());
+        let acls = parse(&["topics", "acls", "--role", "run", "--principal", "User:x"]);
+        assert!(matches!(
+            acls,
+            Ok(TopicsCommand::Acls(AclsArgs { role: Some(RoleArg::Run), principal: Some(_), group: None, .. }))
+        ));
+    }
+}

@@ -6,14 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::Deserialize;
 use ureq::Agent;
 use ureq::tls::{TlsConfig, TlsProvider};
 
-use super::Error;
+use super::{Clock, Error, Schemas};
 use crate::event::Millis;
 use crate::event::wire::{OUTPUT_SCHEMAS, SchemaIds, WriterSchema};
 
@@ -25,6 +25,12 @@ pub const UNKNOWN_MAX: usize = 4_096;
 pub const UNKNOWN_KEPT_MS: Millis = 60_000;
 /// How long a registry that does not answer is left alone, in milliseconds.
 pub const AWAY_KEPT_MS: Millis = 1_000;
+/// How long a stage waits for a registry that does not answer before it takes an id for unknown; and then, how long it
+/// waits for none at all.
+pub const STALL_MAX: Duration = Duration::from_secs(10);
+pub const AFTER_STALL: Duration = Duration::from_secs(30);
+/// Between two tries of a stage that waits.
+const BETWEEN_TRIES: Duration = Duration::from_millis(100);
 /// Longest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 const CONNECT_MAX: Duration = Duration::from_secs(2);
@@ -168,6 +174,77 @@ impl Registry {
                 Lookup::Unknown
             }
         }
+    }
+}
+
+/// The registry for the stage threads. A schema that was met before costs a look into a map; one that is new is asked
+/// for, and the thread that met it waits: an event whose schema is a second late must not be set aside. A registry that
+/// is away for longer than [`STALL_MAX`] stalls nobody further: its ids are unknown until it is back.
+pub struct SharedRegistry {
+    known: RwLock<BTreeMap<u32, Arc<WriterSchema>>>,
+    asked: Mutex<Asked>,
+    clock: Arc<dyn Clock>,
+}
+
+struct Asked {
+    registry: Registry,
+    /// Until this much time has elapsed, nobody waits.
+    no_waiting_until: Duration,
+}
+
+impl fmt::Debug for SharedRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedRegistry").finish_non_exhaustive()
+    }
+}
+
+impl SharedRegistry {
+    #[must_use]
+    pub fn new(registry: Registry, clock: Arc<dyn Clock>) -> Self {
+        let asked = Asked { registry, no_waiting_until: Duration::ZERO };
+        SharedRegistry { known: RwLock::default(), asked: Mutex::new(asked), clock }
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn status(&self) -> RegistryStatus {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).registry.status().clone()
+    }
+
+    fn ask(&self, id: u32) -> Option<Arc<WriterSchema>> {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = self.clock.elapsed();
+        loop {
+            match asked.registry.get(id, self.clock.now()) {
+                Lookup::Known(schema) => return Some(schema),
+                Lookup::Unknown => return None,
+                Lookup::Unavailable => {}
+            }
+            let elapsed = self.clock.elapsed();
+            if elapsed < asked.no_waiting_until {
+                return None;
+            }
+            if elapsed.saturating_sub(begun) >= STALL_MAX {
+                asked.no_waiting_until = elapsed.saturating_add(AFTER_STALL);
+                tracing::error!(id, "the schema registry is away: events under ids not met yet become dead letters");
+                return None;
+            }
+            std::thread::park_timeout(BETWEEN_TRIES);
+        }
+    }
+}
+
+impl Schemas for SharedRegistry {
+    fn writer(&self, id: u32) -> Option<Arc<WriterSchema>> {
+        if let Some(schema) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            return Some(Arc::clone(schema));
+        }
+        let schema = self.ask(id)?;
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < SCHEMAS_MAX {
+            known.insert(id, Arc::clone(&schema));
+        }
+        Some(schema)
     }
 }
 
@@ -492,6 +569,43 @@ mod tests {
     fn nobody_who_listens_is_unavailable() {
         let mut registry = Registry::new(Some(RegistryOptions::new("http://127.0.0.1:1")), &[]);
         assert_eq!(word(&registry.get(7, 0)), "unavailable");
+    }
+
+    /// A clock that passes half a second at every look.
+    #[derive(Default)]
+    struct Passing(std::sync::atomic::AtomicU64);
+
+    impl Clock for Passing {
+        fn now(&self) -> Millis {
+            self.elapsed().as_millis() as Millis
+        }
+
+        fn elapsed(&self) -> Duration {
+            Duration::from_millis(self.0.fetch_add(500, std::sync::atomic::Ordering::Relaxed))
+        }
+    }
+
+    #[test]
+    fn a_stage_waits_for_a_registry_that_is_away_for_a_moment() {
+        let away = || (503, String::new());
+        let (options, asked) = server(vec![away(), away(), (200, schema_answer(WriterSchema::BUNDLED_TEXT))]);
+        let shared = SharedRegistry::new(Registry::new(Some(options), &[]), Arc::new(Passing::default()));
+        assert!(shared.writer(7).is_some());
+        assert!(shared.writer(7).is_some());
+        assert_eq!(asked.try_iter().count(), 3);
+    }
+
+    #[test]
+    fn a_registry_that_stays_away_stalls_a_stage_once_and_is_found_when_it_is_back() {
+        let nobody = RegistryOptions::new("http://127.0.0.1:1");
+        let clock = Arc::new(Passing::default());
+        let shared = SharedRegistry::new(Registry::new(Some(nobody), &[1]), Arc::clone(&clock) as Arc<dyn Clock>);
+        assert!(shared.writer(7).is_none());
+        let after = clock.elapsed();
+        assert!(after >= STALL_MAX);
+        assert!(shared.writer(8).is_none());
+        assert!(clock.elapsed() - after < STALL_MAX, "nobody waits again at once");
+        assert!(shared.writer(1).is_some());
     }
 
     #[test]

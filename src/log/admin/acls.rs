@@ -121,6 +121,13 @@ pub fn acls(topics: &Topics, role: Role, group: Option<&str>) -> Vec<Acl> {
                 ),
                 on(Resource::Group, Pattern::Literal, vec![topics.group()], &[Read], "the group of the stages"),
                 on(
+                    Resource::Group,
+                    Pattern::Literal,
+                    vec![format!("{}-restore", topics.group())],
+                    &[Describe],
+                    "never joined; whoever restores gives it as its name",
+                ),
+                on(
                     Resource::TransactionalId,
                     Pattern::Prefixed,
                     vec![topics.transactional_prefix()],

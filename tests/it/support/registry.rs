@@ -52,14 +52,13 @@ impl Registry {
         let url = format!("http://127.0.0.1:{port}/apis/ccompat/v7");
         let subjects = format!("{url}/subjects");
         let started = until(START_MAX, "the schema registry to start or to fail", || {
-            if ureq::get(&subjects).call().is_ok() {
-                Some(true)
-            } else {
-                server.has_ended().then_some(false)
-            }
+            if ureq::get(&subjects).call().is_ok() { Some(true) } else { server.has_ended().then_some(false) }
         });
         if !started {
-            return Err(format!("the schema registry ended while starting; the end of its log:\n{}", server.last_words()));
+            return Err(format!(
+                "the schema registry ended while starting; the end of its log:\n{}",
+                server.last_words()
+            ));
         }
         Ok(Registry { url, _server: server })
     }
@@ -68,7 +67,8 @@ impl Registry {
 /// The folder of its jars.
 fn home() -> Result<String, String> {
     let named = std::env::var("PORTCULLIS_CACHE").ok().filter(|path| !path.is_empty()).map(PathBuf::from);
-    let cache = named.unwrap_or_else(|| PathBuf::from(std::env::var("HOME").unwrap_or_default()).join(".cache/portcullis"));
+    let cache =
+        named.unwrap_or_else(|| PathBuf::from(std::env::var("HOME").unwrap_or_default()).join(".cache/portcullis"));
     let home = cache.join(format!("apicurio-{}", version()));
     if home.is_dir() {
         Ok(home.display().to_string())
