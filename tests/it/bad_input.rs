@@ -289,7 +289,8 @@ proptest! {
     #[test]
     fn nothing_panics_on_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300), avro in any::<bool>()) {
         let bytes = if avro { [&[0, 0, 0, 0, 1], &bytes[..]].concat() } else { [b"{", &bytes[..]].concat() };
-        let _ = fate(&default_env(), &Record { at: START, value: Some(bytes) }.raw());
+        // Whichever it is; `fate` has added it up.
+        drop(fate(&default_env(), &Record { at: START, value: Some(bytes) }.raw()));
     }
 
     #[test]

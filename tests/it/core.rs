@@ -12,14 +12,14 @@ use crate::support::core::{AfterCommit, Core, Record, START, Stored, default_env
 /// Something that a publisher, or whoever writes to its topic, might send.
 #[derive(Debug, Clone)]
 enum Sent {
-    Event(LoginEvent),
+    Event(Box<LoginEvent>),
     Garbage(Vec<u8>),
     Nothing,
 }
 
 fn sent() -> impl Strategy<Value = Sent> {
     prop_oneof![
-        20 => event().prop_map(Sent::Event),
+        20 => event().prop_map(|event| Sent::Event(Box::new(event))),
         1 => prop::collection::vec(any::<u8>(), 0..40).prop_map(Sent::Garbage),
         1 => Just(Sent::Nothing),
     ]

@@ -7,7 +7,6 @@
 //! and restarts. All four must say the same.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -196,7 +195,7 @@ fn check(folder: &Path, faults: &mut String) {
     }
     let fires: BTreeSet<String> = emitted.iter().filter_map(|emission| fired(&emission.output)).collect();
     if fires != scenario.fires {
-        let _ = writeln!(faults, "{name}: {}\n  fires {fires:?}, should {:?}", scenario.about, scenario.fires);
+        *faults += &format!("{name}: {}\n  fires {fires:?}, should {:?}\n", scenario.about, scenario.fires);
     }
     let seen = shown(&emitted, &counts);
     let file = folder.join("expect.jsonl");
@@ -209,7 +208,7 @@ fn check(folder: &Path, faults: &mut String) {
         let missing = expect.lines().filter(|line| !seen.contains(line)).map(|line| format!("  - {line}\n"));
         let extra = seen.lines().filter(|line| !expect.contains(line)).map(|line| format!("  + {line}\n"));
         let lines: String = missing.chain(extra).collect();
-        let _ = writeln!(faults, "{name}: {}\n{lines}", scenario.about);
+        *faults += &format!("{name}: {}\n{lines}\n", scenario.about);
     }
 }
 
@@ -284,14 +283,13 @@ fn shown(emitted: &[Emission], counts: &Counts) -> String {
         }
         let mut line = line;
         line["at"] = since_start(*at).into();
-        let _ = writeln!(text, "{line}");
+        text += &format!("{line}\n");
     }
     let mut counts: BTreeMap<&str, u64> = counts.iter().map(|(counter, n)| (counter.as_str(), n)).collect();
     if refreshed > 0 {
         counts.insert("refreshed", refreshed);
     }
-    let _ = writeln!(text, "{}", json!({ "counts": counts }));
-    text
+    text + &format!("{}\n", json!({ "counts": counts }))
 }
 
 fn since_start(at: Millis) -> String {

@@ -66,11 +66,6 @@ pub fn failure(at: Millis, id: impl std::fmt::Display, source: &str, account: &s
     }
 }
 
-/// A success of the tenant `shop`.
-pub fn success(at: Millis, id: impl std::fmt::Display, source: &str, account: &str) -> LoginEvent {
-    LoginEvent { outcome: Outcome::Success, ..failure(at, id, source, account) }
-}
-
 /// One record of the input topic.
 #[derive(Clone)]
 pub struct Record {
