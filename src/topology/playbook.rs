@@ -386,6 +386,9 @@ fn check_response(p: &Playbook) -> Vec<String> {
     if then.action.restricts() && then.ladder.is_empty() {
         found.push("then.ladder: how long? For example [15m, 1h, 4h, 12h]".to_owned());
     }
+    if !then.action.restricts() && !then.ladder.is_empty() {
+        found.push(format!("then.ladder: {} restricts nobody; remove it", then.action));
+    }
     if then.ladder.len() > LADDER_STEPS_MAX {
         found.push(format!("then.ladder: at most {LADDER_STEPS_MAX} steps"));
     }

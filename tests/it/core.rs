@@ -2,23 +2,24 @@
 
 use std::sync::Arc;
 
-use portcullis::engine::{Counter, Emission, Env, Output, Pipeline};
+use portcullis::engine::{Counter, Emission, Env, Kind, Output, Pipeline};
 use portcullis::event::{Activity, FailureReason, LoginEvent, Millis, Outcome};
+use portcullis::topology::{Exemptions, Plan, Playbook};
 use proptest::prelude::*;
 
-use crate::support::core::{AfterCommit, Core, Record, START, Stored, default_env, failure};
+use crate::support::core::{AfterCommit, Core, Record, START, Stored, default_env, default_playbooks, env, failure};
 
 /// Something that a publisher, or whoever writes to its topic, might send.
 #[derive(Debug, Clone)]
 enum Sent {
-    Event(LoginEvent),
+    Event(Box<LoginEvent>),
     Garbage(Vec<u8>),
     Nothing,
 }
 
 fn sent() -> impl Strategy<Value = Sent> {
     prop_oneof![
-        20 => event().prop_map(Sent::Event),
+        20 => event().prop_map(|event| Sent::Event(Box::new(event))),
         1 => prop::collection::vec(any::<u8>(), 0..40).prop_map(Sent::Garbage),
         1 => Just(Sent::Nothing),
     ]
@@ -115,9 +116,9 @@ fn tight_env() -> Arc<Env> {
         ),
         text("f", "address", "{failures: {at_least: 4}}", "{action: NOTIFY}", "live"),
     ];
-    let mut all = crate::support::core::default_playbooks();
-    all.extend(playbooks.iter().map(|text| portcullis::topology::Playbook::parse(text).unwrap()));
-    env.plan = portcullis::topology::Plan::compile(&all).unwrap();
+    let mut all = default_playbooks();
+    all.extend(playbooks.iter().map(|text| Playbook::parse(text).unwrap()));
+    env.plan = Plan::compile(&all).unwrap();
     // A site that is attacked by a handful of attempts.
     env.limits.surge.usual_floor = 0.5;
     for bound in [&mut env.limits.surge.elevated, &mut env.limits.surge.attack] {
@@ -218,4 +219,80 @@ fn invariants(emitted: &[Emission]) -> Result<(), TestCaseError> {
     }
     prop_assert!(listed.is_empty(), "two days later nothing stands: {listed:?}");
     Ok(())
+}
+
+/// One playbook: three accounts within ten minutes, blocked for a quarter of an hour.
+fn one_playbook() -> Arc<Env> {
+    let text = "id: a\nversion: 1\nowner: tests\ndescription: tests\nmode: live\nfinding: account_fanout\n\
+                per: address\nover: 10m\ntrigger: {accounts_failed: {at_least: 3}}\n\
+                then: {action: BLOCK, ladder: [15m]}\n";
+    Arc::new(env(&[Playbook::parse(text).unwrap()], Exemptions::default()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Against the slow model: keep every attempt of a source, and count again what lies in its window.
+    #[test]
+    fn verdicts_fall_where_a_recount_says(
+        attempts in prop::collection::vec((0u8..3, 0u8..6, 0i64..240_000, 0i64..200_000), 1..120),
+    ) {
+        const SLICE: Millis = 30_000;
+        const BLOCK: Millis = 900_000;
+        let mut pipeline = Pipeline::new(one_playbook());
+        let mut kept: Vec<(u8, u8, i64)> = Vec::new();
+        let mut blocked = [Millis::MIN; 3];
+        let mut at = START;
+        for (n, (source, account, delay, pause)) in attempts.into_iter().enumerate() {
+            at += pause;
+            // Most arrive at once; a tag per attempt, so that none repeats another.
+            let occurred_at = if n % 3 == 0 { at - delay } else { at };
+            let mut event = failure(occurred_at, n, &format!("203.0.113.{source}"), &format!("user{account}"));
+            event.password_tag = Some(format!("{n:x}"));
+            let emitted = pipeline.feed(Record::json(at, &event).raw());
+            let verdicts = emitted.iter().filter(|e| matches!(e.output, Output::Verdict(_))).count();
+
+            kept.push((source, account, occurred_at.div_euclid(SLICE)));
+            let own = || kept.iter().filter(|(held, ..)| *held == source);
+            let newest = own().map(|(.., slice)| *slice).max().unwrap();
+            let in_window = own().filter(|(.., slice)| *slice > newest - 20);
+            let accounts: std::collections::BTreeSet<u8> = in_window.map(|(_, account, _)| *account).collect();
+            let until = &mut blocked[usize::from(source)];
+            let found = accounts.len() >= 3 && at - occurred_at <= 60_000;
+            let is_open = *until > at;
+            prop_assert_eq!(verdicts == 1, found && !is_open, "attempt {}", n);
+            if found && (!is_open || *until - at <= BLOCK / 2) {
+                *until = at + BLOCK;
+            }
+        }
+    }
+}
+
+#[test]
+fn what_attackers_invent_is_forgotten() {
+    let mut steps: u32 = 0;
+    let restart = move || {
+        steps += 1;
+        steps.is_multiple_of(500).then_some(AfterCommit::Restart)
+    };
+    let mut stored = Stored::new(default_env(), Box::new(restart));
+    for n in 0..3_000u32 {
+        let at = START + i64::from(n) * 1_000;
+        // Every attempt another name, every second another /64; half of the names said to exist.
+        let mut event = failure(at, n, &format!("2001:db8:{:x}::1", n / 2), &format!("name{n}"));
+        event.account_exists = Some(n % 2 == 0);
+        stored.feed(&Record::json(at, &event));
+    }
+    let held = stored.row_counts();
+    assert!(held.get(&(Kind::Source as u8)).is_some_and(|n| *n > 100), "they were there: {held:?}");
+    // Two hours later, when everything due has been fed and the stores have forgotten what they may.
+    let end = START + 3_000_000 + 7_200_000;
+    stored.advance(end);
+    stored.after_commit = Box::new(|| Some(AfterCommit::Restart));
+    for n in 0..2 {
+        stored.advance(end + 1_000 * (n + 1));
+    }
+    let lasting = [Kind::Clock, Kind::Control, Kind::Site].map(|kind| kind as u8);
+    let left = stored.row_counts();
+    assert!(left.keys().all(|kind| lasting.contains(kind)), "{left:?}");
 }

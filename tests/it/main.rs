@@ -12,9 +12,13 @@
 )]
 #![allow(unreachable_pub, reason = "nothing outside of this binary uses it")]
 
+mod bad_input;
+mod core;
 mod follow;
+mod playbooks;
 mod produce;
 mod registry;
+mod scenarios;
 mod schemas;
 mod sinks;
 mod stages;

@@ -3,7 +3,9 @@
 //! Strict where a mistake would change a meaning (a duplicate key, a wrong type), lenient where a newer publisher
 //! must not be refused (unknown fields, unknown enum names).
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
@@ -16,37 +18,30 @@ use crate::event::{Activity, ChallengeResult, FailureReason, LoginEvent, Method,
 /// # Errors
 /// [`Reason::BrokenJson`], [`Reason::DuplicateKey`], [`Reason::WrongType`] or [`Reason::MissingField`], naming it.
 pub fn json_login_event(bytes: &[u8]) -> Result<Decoded, Reject> {
+    let field = Cell::new(None);
     let mut read = serde_json::Deserializer::from_slice(bytes);
-    let decoded = Decoded::deserialize(&mut read).and_then(|d| read.end().map(|()| d));
+    let decoded = read.deserialize_map(EventVisitor { field: &field }).and_then(|d| read.end().map(|()| d));
     decoded.map_err(|error| {
         let text = error.to_string();
-        let reason = [
-            (DUPLICATE, Reason::DuplicateKey),
-            (MISSING, Reason::MissingField),
-            (WRONG, Reason::WrongType),
-            (TOO_MANY, Reason::FieldTooLong),
-        ]
-        .into_iter()
-        .find_map(|(mark, reason)| text.starts_with(mark).then_some(reason))
-        .unwrap_or(if error.is_data() { Reason::WrongType } else { Reason::BrokenJson });
-        Reject::new(reason, text)
+        let reason =
+            [(DUPLICATE, Reason::DuplicateKey), (MISSING, Reason::MissingField), (TOO_MANY, Reason::FieldTooLong)]
+                .into_iter()
+                .find_map(|(mark, reason)| text.starts_with(mark).then_some(reason))
+                .unwrap_or(if error.is_data() { Reason::WrongType } else { Reason::BrokenJson });
+        Reject::new(reason, field.get().map_or(text.clone(), |field| format!("field `{field}`: {text}")))
     })
 }
 
 const DUPLICATE: &str = "duplicate key";
 const MISSING: &str = "missing field";
-const WRONG: &str = "field ";
 const TOO_MANY: &str = "too many";
 
-impl<'de> Deserialize<'de> for Decoded {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(EventVisitor)
-    }
+struct EventVisitor<'a> {
+    /// The field that is being read, for the text of an error.
+    field: &'a Cell<Option<&'static str>>,
 }
 
-struct EventVisitor;
-
-impl<'de> Visitor<'de> for EventVisitor {
+impl<'de> Visitor<'de> for EventVisitor<'_> {
     type Value = Decoded;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,17 +52,23 @@ impl<'de> Visitor<'de> for EventVisitor {
         let mut event = LoginEvent::default();
         let mut unknown_names = 0;
         let mut seen: u64 = 0;
-        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            let Some(position) = FIELDS.iter().position(|name| *name == key) else {
-                map.next_value::<de::IgnoredAny>()?;
-                continue;
-            };
-            if seen & (1 << position) != 0 {
+        // Keys that we do not know, as many as a record holds: a newer publisher's few.
+        let mut others = BTreeSet::new();
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            let position = FIELDS.iter().position(|name| *name == key);
+            let is_repeated = position.is_some_and(|position| seen & (1 << position) != 0) || others.contains(&key);
+            if is_repeated {
                 return Err(de::Error::custom(format_args!("{DUPLICATE} `{key}`: name each field once")));
             }
+            let Some(position) = position else {
+                map.next_value::<de::IgnoredAny>()?;
+                others.insert(key);
+                continue;
+            };
             seen |= 1 << position;
-            read_field(&mut event, &mut unknown_names, &key, &mut map)
-                .map_err(|e| de::Error::custom(format_args!("{WRONG}`{key}`: {e}")))?;
+            self.field.set(FIELDS.get(position).copied());
+            read_field(&mut event, &mut unknown_names, &key, &mut map)?;
+            self.field.set(None);
         }
         for required in REQUIRED {
             if FIELDS.iter().position(|name| name == required).is_none_or(|p| seen & (1 << p) == 0) {
@@ -133,7 +134,7 @@ fn name<'de, A: MapAccess<'de>, T>(
     from_name: fn(&str) -> Option<T>,
     default: T,
 ) -> Result<T, A::Error> {
-    let text = map.next_value::<std::borrow::Cow<'de, str>>()?;
+    let text = map.next_value::<Cow<'de, str>>()?;
     Ok(from_name(&text).unwrap_or_else(|| {
         *unknown += 1;
         default
@@ -181,7 +182,7 @@ impl<'de> Deserialize<'de> for Attributes {
                         return Err(de::Error::custom(format_args!("{TOO_MANY} attributes; at most {ATTRIBUTES_MAX}")));
                     }
                     if all.contains_key(&key) {
-                        return Err(de::Error::custom(format_args!("{DUPLICATE} in attributes")));
+                        return Err(de::Error::custom(format_args!("{DUPLICATE} `{key}`")));
                     }
                     all.insert(key, value);
                 }

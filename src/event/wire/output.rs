@@ -91,8 +91,7 @@ impl Encoder {
 }
 
 /// Records that are read and not written here.
-const READ_ONLY_SCHEMAS: [(&str, &str); 1] =
-    [("exemptions", include_str!("../../../schemas/exemption.avsc"))];
+const READ_ONLY_SCHEMAS: [(&str, &str); 1] = [("exemptions", include_str!("../../../schemas/exemption.avsc"))];
 
 /// Parsed once: a sink decodes a whole topic at start. A schema that does not parse is missing here, and a test sees it.
 static READ_SCHEMAS: LazyLock<Vec<(&str, Schema)>> = LazyLock::new(|| {

@@ -4,7 +4,7 @@
 //! after any commit. What [`Pipeline`] says in memory it must say as well.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use portcullis::engine::{
     ControlChange, Counts, Effects, Emission, Env, Input, Item, Key, Limits, Output, Pipeline, Raw, Row, SINGLETONS,
@@ -49,7 +49,8 @@ pub fn env(playbooks: &[Playbook], exemptions: Exemptions) -> Env {
 
 /// [`env`] of the shipped playbooks, without exemptions.
 pub fn default_env() -> Arc<Env> {
-    Arc::new(env(&default_playbooks(), Exemptions::default()))
+    static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(env(&default_playbooks(), Exemptions::default())));
+    Arc::clone(&ENV)
 }
 
 /// A failure of the tenant `shop`, to be changed where a test wants it.
@@ -63,11 +64,6 @@ pub fn failure(at: Millis, id: impl std::fmt::Display, source: &str, account: &s
         source_ip: source.to_owned(),
         ..LoginEvent::default()
     }
-}
-
-/// A success of the tenant `shop`.
-pub fn success(at: Millis, id: impl std::fmt::Display, source: &str, account: &str) -> LoginEvent {
-    LoginEvent { outcome: Outcome::Success, ..failure(at, id, source, account) }
 }
 
 /// One record of the input topic.

@@ -1,5 +1,6 @@
 //! What the tests stand on: the real parts they start, and how they wait.
 
+pub mod core;
 pub mod kafka;
 pub mod kept;
 pub mod nginx;

@@ -1,0 +1,112 @@
+//! A playbook that contradicts itself is refused, with the field and what to do about it.
+
+use portcullis::topology::{Plan, Playbook, check};
+
+use crate::support::core::default_playbooks;
+
+const GOOD: &str = "\
+id: one
+version: 1
+owner: security
+description: Tests.
+finding: failure_rate
+per: address
+over: 10m
+trigger:
+  failures:
+    at_least: 20
+then:
+  action: BLOCK
+  ladder: [15m, 1h]
+";
+
+#[test]
+fn the_shipped_playbooks_are_right() {
+    let playbooks = default_playbooks();
+    assert_eq!(check(&playbooks), []);
+    assert!(playbooks.len() >= 6);
+    assert!(Plan::compile(&playbooks).is_ok());
+    for playbook in &playbooks {
+        assert!(playbook.describe().starts_with(&playbook.id));
+    }
+}
+
+/// `change` is a line of [`GOOD`] and what stands there instead.
+#[track_caller]
+fn refused(changes: &[(&str, &str)], says: &[&str]) {
+    let mut text = GOOD.to_owned();
+    for (line, instead) in changes {
+        assert!(text.contains(line), "{line}");
+        text = text.replace(line, instead);
+    }
+    let found: Vec<String> = match Playbook::parse(&text) {
+        Err(error) => vec![error],
+        Ok(playbook) => check(&[playbook]).into_iter().map(|problem| problem.text).collect(),
+    };
+    for words in says {
+        assert!(found.iter().any(|text| text.contains(words)), "{changes:?} does not say `{words}`: {found:?}");
+    }
+}
+
+#[test]
+fn what_does_not_parse_is_told_with_its_line() {
+    refused(&[("over: 10m", "over: soon")], &["`soon` is no duration such as 90s, 15m or 4h", "7"]);
+    refused(&[("over: 10m", "over: 0m")], &["`0m` is no duration"]);
+    refused(&[("at_least: 20", "at_least: .nan")], &["non-finite", "10"]);
+    refused(&[("over: 10m", "ovre: 10m")], &["ovre"]);
+    refused(&[("per: address", "per: adress")], &["adress", "6"]);
+    refused(&[("  failures:", "  failure:")], &["failure"]);
+    refused(&[("at_least: 20", "atleast: 20")], &["atleast"]);
+    refused(&[("action: BLOCK", "action: BAN")], &["BAN"]);
+    refused(&[("ladder: [15m, 1h]", "ladder: [15 minutes]")], &["15 minutes"]);
+    refused(&[("version: 1", "version: one")], &["2"]);
+    refused(&[("owner: security\n", "")], &["owner"]);
+}
+
+#[test]
+fn what_contradicts_itself_is_told_with_its_field() {
+    let cases: &[(&[(&str, &str)], &str)] = &[
+        (&[("id: one", "id: \"One Two\"")], "id: use 1 to 64 of a-z"),
+        (&[("version: 1", "version: 0")], "version: starts at 1"),
+        (&[("owner: security", "owner: \" \"")], "owner: name the team"),
+        (&[("over: 10m", "over: 30d")], "over: at most 1d"),
+        (&[("trigger:\n  failures:\n    at_least: 20\n", "")], "trigger: a threshold playbook without a bound"),
+        (&[("at_least: 20", "at_most: 20")], "trigger: no lower bound"),
+        (&[("  failures:", "  attempts:")], "trigger: no lower bound"),
+        (&[("at_least: 20", "at_least: null")], "trigger.failures: give at_least or at_most"),
+        (&[("at_least: 20", "at_least: 0")], "trigger.failures.at_least: must be above 0"),
+        (&[("at_least: 20", "at_least: {calm: 5, elevated: 10, attack: 20}")], "loosens under attack"),
+        (&[("at_least: 20", "at_least: 20\n    at_most: 10")], "at_most lies below at_least"),
+        (&[("at_least: 20", "at_least: 20\n    at_most: -1")], "at_most lies below at_least"),
+        (&[("  failures:\n    at_least: 20", "  failure_share:\n    at_least: 1.5")], "a share is at most 1"),
+        (&[("  failures:", "  addresses_blocked:")], "trigger.addresses_blocked: not measured per Address"),
+        (&[("per: address", "per: tenant")], "per: Tenant does not go with detector Threshold"),
+        (
+            &[("per: address", "per: account\ndetector: failure_surge")],
+            "per: Account does not go with detector FailureSurge",
+        ),
+        (&[("per: address", "per: address\ndetector: compromise")], "trigger: this detector has bounds of its own"),
+        (&[("  ladder: [15m, 1h]\n", "")], "then.ladder: how long?"),
+        (&[("[15m, 1h]", "[1h, 15m]")], "then.ladder: a later step is shorter"),
+        (&[("[15m, 1h]", "[15m, 24h]")], "then.ladder: an address changes hands; at most 12h"),
+        (&[("[15m, 1h]", "[1m, 2m, 3m, 4m, 5m, 6m, 7m, 8m, 9m]")], "then.ladder: at most 8 steps"),
+        (&[("action: BLOCK", "action: STEP_UP")], "then.action: STEP_UP does not go with per Address"),
+        (&[("per: address", "per: account")], "then.action: blocking an account"),
+        (&[("action: BLOCK", "action: NOTIFY")], "then.ladder: NOTIFY restricts nobody"),
+    ];
+    for (changes, says) in cases {
+        refused(changes, &[says]);
+    }
+}
+
+#[test]
+fn what_contradicts_another_is_told() {
+    let good = Playbook::parse(GOOD).unwrap();
+    let problems = check(&[good.clone(), good.clone()]);
+    assert!(problems.iter().any(|p| p.playbook == "one" && p.text.contains("used twice")), "{problems:?}");
+    let many: Vec<Playbook> =
+        (1..=5).map(|n| Playbook { id: format!("p{n}"), over: n * 60_000, ..good.clone() }).collect();
+    assert!(Plan::compile(&many[..4]).is_ok());
+    let too_many = Plan::compile(&many).unwrap_err();
+    assert_eq!(too_many.to_string(), "playbooks per address use 5 different `over`; at most 4: let some share one");
+}
