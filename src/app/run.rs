@@ -43,6 +43,9 @@ pub struct RunArgs {
     pub until_caught_up: bool,
 }
 
+/// With `--until-caught-up`: how long nothing must have happened.
+const QUIET: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Everything that the threads of a job share.
 #[derive(Clone)]
 pub struct Job {
@@ -71,8 +74,9 @@ impl fmt::Debug for Job {
 /// # Errors
 /// A setting, a topic or the state is wrong, or a thread ended with an error.
 pub fn run(args: &RunArgs, settings: Settings, stop: Arc<AtomicBool>) -> Result<()> {
-    let env = topology::env(&settings, None)?;
-    let topics = topology::topics(&settings)?;
+    let wrong = |e: anyhow::Error| Error::Setup(format!("{e:#}"));
+    let env = topology::env(&settings, None).map_err(wrong)?;
+    let topics = topology::topics(&settings).map_err(wrong)?;
     if settings.hash_key_is_derived {
         tracing::warn!("hash_key is not set: whoever knows the application id can choose names that collide");
     }
@@ -157,10 +161,18 @@ impl Job {
                 },
             },
         );
+        let (mut counts, mut changed_at) = (self.progress.counts(), self.clock.elapsed());
         while !self.stop.load(Ordering::Relaxed) {
             stages.turn()?;
-            if until_caught_up && self.progress.is_caught_up() {
-                break;
+            if until_caught_up {
+                let now = self.progress.counts();
+                if now != counts || !self.progress.is_ready() {
+                    (counts, changed_at) = (now, self.clock.elapsed());
+                }
+                // Between two stages there is always a moment in which neither has anything to do.
+                if self.clock.elapsed().saturating_sub(changed_at) > QUIET && self.progress.is_caught_up() {
+                    break;
+                }
             }
         }
         stages.finish()
@@ -206,7 +218,7 @@ pub fn schemas(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<(Arc<dyn S
 pub(super) fn check_topics(topics: &Topics, found: &BTreeMap<String, i32>) -> Result<()> {
     let missing: Vec<String> = topics.all().into_iter().map(|t| t.name).filter(|name| !found.contains_key(name)).collect();
     if !missing.is_empty() {
-        bail!("topics are missing: {}\ntype: portcullis topics apply", missing.join(", "));
+        return Err(Error::Setup(format!("topics are missing: {}\ntype: portcullis topics apply", missing.join(", "))).into());
     }
     for stage in Stage::ALL {
         let (input, changelog) = (topics.input(stage), topics.changelog(stage));

@@ -65,6 +65,8 @@ pub struct KafkaLog {
     next: BTreeMap<Part, i64>,
     /// Those of which something was heard since they were assigned: what was heard before may be of long ago.
     heard: BTreeSet<Part>,
+    /// Asks for ends that count open transactions; made when the first task is opened.
+    ends: Option<BaseConsumer<Traced>>,
 }
 
 impl fmt::Debug for KafkaLog {
@@ -193,6 +195,7 @@ impl KafkaLog {
             names: Names::default(),
             next: BTreeMap::new(),
             heard: BTreeSet::new(),
+            ends: None,
         };
         log.recreate()?;
         let topics: Vec<&str> = log.options.topics.iter().map(String::as_str).collect();
@@ -253,6 +256,16 @@ impl KafkaLog {
             producer.send_offsets_to_transaction(&list(offsets)?, &group, ASK_MAX)?;
         }
         producer.commit_transaction(Timeout::Never)
+    }
+
+    /// First and next offset, those of transactions that are still open included: a store restored only up to the last
+    /// stable offset would miss what the task's previous owner committed a moment ago.
+    fn end_with_open_transactions(&mut self, part: &Part) -> Result<(i64, i64), Error> {
+        if self.ends.is_none() {
+            self.ends = Some(create(&restore_config(&self.options, "read_uncommitted")?, Traced)?);
+        }
+        let Some(asker) = &self.ends else { return Ok((0, 0)) };
+        asker.fetch_watermarks(&part.topic, part.partition, ASK_MAX).map_err(refused)
     }
 
     fn give_up(&mut self, why: String) -> Result<Outcome, Error> {
@@ -449,7 +462,7 @@ impl Log for KafkaLog {
     }
 
     fn restore(&mut self, part: &Part, from: i64, each: &mut RestoreEach<'_>) -> Result<i64, Error> {
-        let (low, high) = end_with_open_transactions(&self.options, part)?;
+        let (low, high) = self.end_with_open_transactions(part)?;
         let from = from.max(low);
         if from >= high {
             return Ok(high.max(from));
@@ -601,13 +614,6 @@ fn restore_config(options: &KafkaOptions, isolation: &str) -> Result<ClientConfi
             ("auto.offset.reset", "error"),
         ],
     )
-}
-
-/// First and next offset, those of transactions that are still open included: a store restored only up to the last
-/// stable offset would miss what the task's previous owner committed a moment ago.
-fn end_with_open_transactions(options: &KafkaOptions, part: &Part) -> Result<(i64, i64), Error> {
-    let reader: BaseConsumer<Traced> = create(&restore_config(options, "read_uncommitted")?, Traced)?;
-    reader.fetch_watermarks(&part.topic, part.partition, ASK_MAX).map_err(refused)
 }
 
 /// Partitions of every topic of a cluster, by name.

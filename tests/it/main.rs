@@ -15,6 +15,7 @@
 mod bad_input;
 mod core;
 mod follow;
+mod job;
 mod playbooks;
 mod produce;
 mod registry;

@@ -1,6 +1,7 @@
 //! What the tests stand on: the real parts they start, and how they wait.
 
 pub mod core;
+pub mod job;
 pub mod kafka;
 pub mod kept;
 pub mod nginx;

@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use portcullis::app::topology::playbooks;
-use portcullis::engine::{Counts, Env, Limits};
+use portcullis::engine::{Counts, Env};
 use portcullis::event::Millis;
 use portcullis::event::wire::{Encoder, Format, SchemaIds, WriterSchema};
 use portcullis::log::memory::{MemoryBroker, MemoryLog};
 use portcullis::log::{Clock, Parts, Progress, Schemas, StageLoop, StageOptions, Stores, Wiring, subscription};
 use portcullis::state::{Error, MemoryStore, Store};
-use portcullis::topology::{Exemptions, Plan, Stage, Topics};
-use portcullis::window::HashKey;
+use portcullis::topology::{Stage, Topics};
+
+use super::core::default_env;
 
 /// A clock that a test moves.
 #[derive(Debug, Default)]
@@ -72,17 +72,6 @@ pub struct Installation {
     pub progress: Arc<Progress>,
     running: Option<StageLoop<MemoryLog>>,
     partitions: i32,
-}
-
-/// The default playbooks, bundled with the program.
-pub fn default_env() -> Arc<Env> {
-    Arc::new(Env {
-        plan: Plan::compile(&playbooks(None).unwrap()).unwrap(),
-        exemptions: Exemptions::default(),
-        hash_key: HashKey::new([7; 16]),
-        limits: Limits::default(),
-        tenants: Vec::new(),
-    })
 }
 
 impl Installation {

@@ -1,0 +1,169 @@
+//! The main job as a user runs it: the program's own commands, a real Kafka, a real nginx.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use portcullis::ingest::jsonl::arrival_of;
+use portcullis::log::publish::Publisher;
+use serde_json::Value;
+
+use crate::support::job::Installed;
+use crate::support::kept::EndBy;
+use crate::support::nginx::Nginx;
+use crate::support::records::{DEADLINE, latest, read_all};
+use crate::support::{repository, until};
+
+#[test]
+fn without_topics_run_says_what_to_type() {
+    let installed = Installed::new("job-without-topics");
+    let output = installed.output(&["run"]);
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && words.contains("portcullis topics apply"), "{words}");
+}
+
+#[test]
+fn a_broken_playbook_or_setting_stops_run_at_its_start_with_place_and_remedy() {
+    let broken = Installed::new("job-broken").with_topology(|name, text| match name {
+        "ip-account-fanout.yaml" => text.replace("severity:", "severty:"),
+        _ => text,
+    });
+    let output = broken.output(&["run"]);
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{words}");
+    for part in ["ip-account-fanout.yaml", "severty", "did you mean `severity`?"] {
+        assert!(words.contains(part), "{part} is not in: {words}");
+    }
+    let settings = broken.folder.path().join("settings.yaml");
+    std::fs::write(&settings, "bootstrap: localhost:1\nthread: 2\n").unwrap();
+    let output = broken.output(&["run", "--settings", settings.to_str().unwrap()]);
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{words}");
+    assert!(words.contains("settings.yaml") && words.contains("did you mean `threads`?"), "{words}");
+}
+
+/// OpenSSH's own lines, cut while an address is at work, through the whole job to nginx; and through `replay`.
+#[test]
+fn an_address_that_guesses_at_ssh_gets_403_and_replay_blocks_the_same() {
+    const GUESSES: &str = "220.99.93.50";
+    let log = repository().join("tests/data/ssh/auth.log").display().to_string();
+    let cut = ["--format", "sshd", "--year", "2014", "--to", "2014-12-02T05:26:00Z"];
+    let installed = Installed::new("job-ssh");
+    installed.done(&["topics", "apply"]);
+    installed.done(&["topics", "check"]);
+    let _job = installed.run(EndBy::Term);
+    let geo_file = installed.folder.path().join("portcullis.geo");
+    let nginx = Nginx::start(&geo_file);
+    let sink = ["sink", "nginx", "--all-tenants", "--interval", "100ms", "--file", geo_file.to_str().unwrap()];
+    let (conf, pid) = (nginx.conf(), nginx.pid_file());
+    let sink: Vec<&str> = sink.into_iter().chain(["--conf", conf.to_str().unwrap(), "--pid-file", pid.to_str().unwrap()]).collect();
+    let _sink = installed.start(&sink, EndBy::Term);
+    assert_eq!(nginx.status_for(GUESSES), 200);
+
+    installed.done(&[&["produce", &log][..], &cut].concat());
+    until(DEADLINE, "403 for the address that guesses", || (nginx.status_for(GUESSES) == 403).then_some(()));
+    assert_eq!(nginx.status_for("198.51.100.9"), 200);
+
+    let out = installed.folder.path().join("replayed").display().to_string();
+    installed.done(&[&["replay", "--events", &log, "--out", &out][..], &cut].concat());
+    let in_force: BTreeSet<String> = replayed(&format!("{out}/blocklist.jsonl"));
+    // A record whose end has passed is one that a sink drops by its own clock.
+    let blocked: BTreeSet<String> = enforced(&installed, now()).into_keys().collect();
+    assert_eq!(blocked, in_force);
+    assert_eq!(blocked, BTreeSet::from([format!("default|IP|{GUESSES}")]));
+}
+
+/// `kill -9` in the middle of the night: afterwards the list is that of a job that was left alone.
+#[test]
+fn a_kill_in_the_middle_of_the_night_leaves_the_same_list() {
+    let one_partition = |name: &str, text: String| match name {
+        "topics.yaml" => text.replacen("partitions: 8", "partitions: 1", 2),
+        _ => text,
+    };
+    let [alone, killed] = ["job-alone", "job-killed"].map(|name| Installed::new(name).with_topology(one_partition));
+    let night = alone.folder.path().join("night.jsonl");
+    let simulate = ["simulate", "night", "--open", "--seed", "5", "--lead-in", "1m", "--after", "0", "--out"];
+    alone.done(&[&simulate[..], &[night.to_str().unwrap()]].concat());
+    let events = std::fs::read_to_string(&night).unwrap();
+    let last = events.lines().filter_map(|line| arrival_of(line.as_bytes())).max().unwrap();
+    let offset = now() - last;
+    for installed in [&alone, &killed] {
+        installed.done(&["topics", "apply"]);
+        let publisher = Publisher::new(&installed.connection().client).unwrap();
+        for line in events.lines() {
+            let value = portcullis::ingest::jsonl::shift(line.as_bytes(), offset).unwrap();
+            let at = arrival_of(&value).unwrap();
+            publisher.send(&installed.topic("login-events"), None, &value, at).unwrap();
+        }
+        assert_eq!(publisher.flush(DEADLINE).unwrap().failed, 0);
+    }
+    let all = events.lines().count() as u64;
+
+    let job = killed.run(EndBy::Kill);
+    let half_way = until(DEADLINE, "half of the night", || {
+        let n = killed.counted("events_in");
+        (n > all / 3).then_some(n)
+    });
+    drop(job);
+    assert!(half_way < all, "killed after all {all} events: nothing was tested");
+    let job = killed.run(EndBy::Term);
+    wait_until_counted(&killed, all - half_way);
+    drop(job);
+    let job = alone.run(EndBy::Term);
+    wait_until_counted(&alone, all);
+    drop(job);
+
+    let (expected, found) = (enforced(&alone, 0), enforced(&killed, 0));
+    assert!(expected.len() > 500, "{} entries", expected.len());
+    assert_eq!(found, expected);
+}
+
+/// Waits until the stages have counted so many events and have come to rest.
+fn wait_until_counted(installed: &Installed, events: u64) {
+    let sums = ["events_counted", "events_not_counted", "events_late", "events_duplicate", "events_dead_lettered"];
+    until(Duration::from_secs(120), "every event in one of the sums", || {
+        let sum: u64 = sums.iter().map(|name| installed.counted(name)).sum();
+        // What was read before the kill and committed is not counted by the process after it.
+        (sum >= events.saturating_sub(events / 3)).then_some(())
+    });
+    let mut before = Value::Null;
+    let mut same = 0;
+    until(Duration::from_secs(120), "the stages to come to rest", || {
+        let status: Value = serde_json::from_str(&installed.get("/status").1).unwrap_or_default();
+        same = if status["counts"] == before { same + 1 } else { 0 };
+        before = status["counts"].clone();
+        let caught_up = status["tasks"].as_object()?.values().all(|task| task["lag"] == 0);
+        (caught_up && same > 40).then_some(())
+    });
+}
+
+/// What the compacted topic holds that ends after `now`: key, then action and playbook.
+fn enforced(installed: &Installed, now: i64) -> BTreeMap<String, (String, String)> {
+    let records = read_all(&installed.connection().client, &installed.topic("blocklist"));
+    let text = |value: &Value, name: &str| value[name].as_str().unwrap_or_default().to_owned();
+    latest(&records)
+        .into_iter()
+        .map(|(key, value)| (key, serde_json::from_str(&value).unwrap()))
+        .filter(|(_, value): &(String, Value)| value["until"].as_i64().unwrap() > now)
+        .map(|(key, value)| (key, (text(&value, "action"), text(&value, "playbook"))))
+        .collect()
+}
+
+/// Keys of a replayed blocklist that are in force at its end.
+fn replayed(path: &str) -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
+    for line in std::fs::read_to_string(path).unwrap().lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let key = line["key"].as_str().unwrap().to_owned();
+        if line["value"].is_null() {
+            keys.remove(&key);
+        } else {
+            keys.insert(key);
+        }
+    }
+    keys
+}
+
+fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_millis()).unwrap()
+}
