@@ -462,8 +462,10 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Line::command().debug_assert();
-        let line =
-            ["produce", "-", "--format", "sshd", "--speed", "20", "--to", "1000", "--zone", "-08:00", "--time", "original"];
+        let line = [
+            "produce", "-", "--format", "sshd", "--speed", "20", "--to", "1000", "--zone", "-08:00", "--time",
+            "original",
+        ];
         let args = Line::try_parse_from(line).unwrap().args;
         let seen = (args.file.to_str(), args.format, args.speed, args.to, args.zone, args.time);
         assert_eq!(seen, (Some("-"), FileFormat::Sshd, Speed::Paced(20.0), Some(1_000), -480, Times::Original));

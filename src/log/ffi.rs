@@ -2,9 +2,13 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr;
+use std::time::Duration;
 
+use rdkafka::ClientContext;
 use rdkafka::bindings::{self, rd_kafka_resp_err_t};
+use rdkafka::client::Client;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::BorrowedMessage;
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 
@@ -72,4 +76,100 @@ pub(super) fn heard_offsets<C: ConsumerContext>(
     };
     let is_heard = answer == bindings::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0;
     is_heard.then_some((low.max(0), high))
+}
+
+/// Sets some settings of a topic and leaves the others. The wrapper's own call replaces all of them, and tells no refusal.
+///
+/// # Errors
+/// The cluster refuses, in its own words, or it does not answer within `limit`.
+#[expect(unsafe_code, reason = "the wrapper has no call that changes single settings")]
+pub(super) fn set_topic_settings<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    settings: &[(&str, &str)],
+    limit: Duration,
+) -> Result<(), (RDKafkaErrorCode, String)> {
+    let text = |text: &str| CString::new(text).map_err(|e| (RDKafkaErrorCode::InvalidArgument, e.to_string()));
+    let topic = text(topic)?;
+    let settings =
+        settings.iter().map(|(name, value)| Ok((text(name)?, text(value)?))).collect::<Result<Vec<_>, _>>()?;
+    let limit_ms = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the client is borrowed for the whole function; texts live as long, and the calls copy them. Resource, queue
+    // and event are made here and destroyed once each, after their last use; an event that does not come in time is
+    // dropped by the library, since its queue is gone by then.
+    unsafe {
+        let kind = bindings::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
+        let resource = bindings::rd_kafka_ConfigResource_new(kind, topic.as_ptr());
+        if resource.is_null() {
+            return Err((RDKafkaErrorCode::InvalidArgument, "no such topic can exist".to_owned()));
+        }
+        for (name, value) in &settings {
+            let set = bindings::rd_kafka_AlterConfigOpType_t::RD_KAFKA_ALTER_CONFIG_OP_TYPE_SET;
+            let error =
+                bindings::rd_kafka_ConfigResource_add_incremental_config(resource, name.as_ptr(), set, value.as_ptr());
+            if !error.is_null() {
+                let why = owned(bindings::rd_kafka_error_string(error));
+                bindings::rd_kafka_error_destroy(error);
+                bindings::rd_kafka_ConfigResource_destroy(resource);
+                return Err((RDKafkaErrorCode::InvalidArgument, why));
+            }
+        }
+        let queue = bindings::rd_kafka_queue_new(client.native_ptr());
+        let mut resources = [resource];
+        bindings::rd_kafka_IncrementalAlterConfigs(
+            client.native_ptr(),
+            resources.as_mut_ptr(),
+            resources.len(),
+            ptr::null(),
+            queue,
+        );
+        let event = bindings::rd_kafka_queue_poll(queue, limit_ms);
+        let answer = if event.is_null() {
+            Err((RDKafkaErrorCode::OperationTimedOut, format!("no answer within {} s", limit.as_secs())))
+        } else {
+            let answer = altered(event);
+            bindings::rd_kafka_event_destroy(event);
+            answer
+        };
+        bindings::rd_kafka_queue_destroy(queue);
+        bindings::rd_kafka_ConfigResource_destroy(resource);
+        answer
+    }
+}
+
+/// The answer to a change of settings.
+///
+/// # Safety
+/// The event is alive, and the answer to that call.
+#[expect(unsafe_code, reason = "it reads what the C library gives out")]
+unsafe fn altered(event: *mut bindings::rd_kafka_event_t) -> Result<(), (RDKafkaErrorCode, String)> {
+    // SAFETY: by this function's own condition; what is read belongs to the event, and texts are copied.
+    unsafe {
+        let code = bindings::rd_kafka_event_error(event);
+        if code != rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return Err((code.into(), owned(bindings::rd_kafka_event_error_string(event))));
+        }
+        let result = bindings::rd_kafka_event_IncrementalAlterConfigs_result(event);
+        let mut count = 0;
+        let resources = bindings::rd_kafka_IncrementalAlterConfigs_result_resources(result, &raw mut count);
+        for i in 0..count {
+            let resource = *resources.add(i);
+            let code = bindings::rd_kafka_ConfigResource_error(resource);
+            if code != rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+                return Err((code.into(), owned(bindings::rd_kafka_ConfigResource_error_string(resource))));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// # Safety
+/// The pointer is null or leads to a text with an end.
+#[expect(unsafe_code, reason = "it reads a text of the C library")]
+unsafe fn owned(text: *const c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: by this function's own condition.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }

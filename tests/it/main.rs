@@ -12,6 +12,7 @@
 )]
 #![allow(unreachable_pub, reason = "nothing outside of this binary uses it")]
 
+mod acls;
 mod bad_input;
 mod core;
 mod follow;

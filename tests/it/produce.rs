@@ -18,7 +18,8 @@ use crate::support::repository;
 /// Early enough that no cluster takes it for the future, late enough to be told from the times of the files.
 const NOW: Millis = 1_700_000_000_000;
 /// The arrivals of `web-logins.jsonl`, the broken lines aside.
-const WEB: [Millis; 5] = [1_580_733_810_800, 1_580_733_823_500, 1_580_733_835_900, 1_580_733_836_200, 1_580_733_839_400];
+const WEB: [Millis; 5] =
+    [1_580_733_810_800, 1_580_733_823_500, 1_580_733_835_900, 1_580_733_836_200, 1_580_733_839_400];
 
 fn sample(name: &str) -> ProduceArgs {
     ProduceArgs::new(repository().join("tests/data/produce").join(name))
@@ -65,7 +66,8 @@ struct Told {
 
 impl From<Told> for Summary {
     fn from(told: Told) -> Summary {
-        let Told { sent, left_out, unmoved, offset_ms, first_at, last_at, took_ms, delivered, failed, first_failure } = told;
+        let Told { sent, left_out, unmoved, offset_ms, first_at, last_at, took_ms, delivered, failed, first_failure } =
+            told;
         let deliveries = portcullis::log::publish::Deliveries { delivered, failed, first_failure };
         Summary { sent, left_out, unmoved, offset_ms, first_at, last_at, took_ms, deliveries }
     }
@@ -73,7 +75,8 @@ impl From<Told> for Summary {
 
 /// `timestamp occurred_at`, or `timestamp broken`.
 fn times(records: &[Incoming]) -> Vec<(Millis, Option<Millis>)> {
-    let occurred = |record: &Incoming| json_login_event(record.value.as_deref().unwrap()).ok().map(|d| d.event.occurred_at);
+    let occurred =
+        |record: &Incoming| json_login_event(record.value.as_deref().unwrap()).ok().map(|d| d.event.occurred_at);
     let mut times: Vec<_> = records.iter().map(|record| (record.timestamp, occurred(record))).collect();
     times.sort_unstable();
     times
@@ -152,13 +155,18 @@ fn paced_the_first_attempt_is_now_and_each_waits_for_its_time() {
 
 #[test]
 fn lines_of_sshd_become_events() {
-    let args = ProduceArgs { format: FileFormat::Sshd, year: Some(2014), tenant: "ops".to_owned(), ..sample("ssh-auth.log") };
+    let args =
+        ProduceArgs { format: FileFormat::Sshd, year: Some(2014), tenant: "ops".to_owned(), ..sample("ssh-auth.log") };
     let (summary, records) = produce("produce-sshd", args);
     let events: Vec<_> = records.iter().map(|r| json_login_event(r.value.as_deref().unwrap()).unwrap().event).collect();
-    let mut told: Vec<String> = events.iter().map(|e| format!("{} [{}] {}", e.source_ip, e.account, e.tenant)).collect();
+    let mut told: Vec<String> =
+        events.iter().map(|e| format!("{} [{}] {}", e.source_ip, e.account, e.tenant)).collect();
     told.sort();
     let expected = [
-        "122.225.103.87 [] ops", "122.225.103.87 [] ops", "124.205.250.51 [admin] ops", "124.205.250.51 [guest] ops",
+        "122.225.103.87 [] ops",
+        "122.225.103.87 [] ops",
+        "124.205.250.51 [admin] ops",
+        "124.205.250.51 [guest] ops",
         "187.12.249.74 [admin] ops",
     ];
     assert_eq!(told, expected);
@@ -173,7 +181,9 @@ fn what_cannot_be_sent_is_counted_and_the_rest_is_sent() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("large.jsonl");
     let event = |account: &str| {
-        format!(r#"{{"event_id":"1","occurred_at":1000,"account":"{account}","outcome":"FAILURE","source_ip":"203.0.113.9"}}"#)
+        format!(
+            r#"{{"event_id":"1","occurred_at":1000,"account":"{account}","outcome":"FAILURE","source_ip":"203.0.113.9"}}"#
+        )
     };
     std::fs::write(&file, format!("{}\n{}\n{}\n", event("a"), event(&"x".repeat(1_500_000)), event("b"))).unwrap();
     let (told, records, _) = try_produce("produce-large", ProduceArgs::new(file), || NOW);

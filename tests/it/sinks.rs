@@ -103,8 +103,7 @@ impl Running {
     fn start(connection: &Connection, edge: EdgeArgs) -> Self {
         let clock = Arc::new(AtomicI64::new(START));
         let (stop, watched) = (Arc::new(AtomicBool::new(false)), Arc::new(Watched::default()));
-        let (thread_clock, thread_stop, thread_watched) =
-            (Arc::clone(&clock), Arc::clone(&stop), Arc::clone(&watched));
+        let (thread_clock, thread_stop, thread_watched) = (Arc::clone(&clock), Arc::clone(&stop), Arc::clone(&watched));
         let connection = connection.clone();
         let thread = std::thread::spawn(move || {
             let context = SinkContext {
@@ -212,7 +211,12 @@ fn nginx_refuses_whom_the_blocklist_names_as_long_as_it_names_them() {
     publisher.block(&entry("shop", "203.0.113.4", 1, None));
     publisher.put("blocklist", "shop|IP|203.0.113.5", Some(b"{\"tenant\":\"shop\""), None);
     publisher.put("blocklist", "shop|IP|203.0.113.6", Some(b"\x00\x00\x00\x00\x03broken"), None);
-    publisher.put("blocklist", "shop|IP|127.0.0.1", Some(&publisher.encoder.encode("blocklist", &entry("shop", "127.0.0.1", 1, None)).unwrap()), None);
+    publisher.put(
+        "blocklist",
+        "shop|IP|127.0.0.1",
+        Some(&publisher.encoder.encode("blocklist", &entry("shop", "127.0.0.1", 1, None)).unwrap()),
+        None,
+    );
     publisher.block(&entry("bank", "203.0.113.7", 1, None));
     publisher.block(&entry("shop", "203.0.113.8", 1, None));
     sink.until("eleven records", |status| status.records == 11 && status.sink.exempted == 1);

@@ -105,6 +105,21 @@ fn a_refusal_says_what_to_do() {
 }
 
 #[test]
+fn a_setting_that_the_cluster_refuses_is_told_in_its_words() {
+    let mut connection = connection_with_topics(shared().bootstrap(), "illegal");
+    let text = include_str!("../../topology/topics.yaml");
+    let text = text.replacen("min.cleanable.dirty.ratio: \"0.2\"", "min.cleanable.dirty.ratio: \"7\"", 1);
+    connection.topics = Topics::parse(&text, "portcullis", "illegal.", None).unwrap();
+    let (ending, told) = told(APPLY, &connection);
+    assert_eq!(ending, Ending::Different, "{told}");
+    assert!(
+        told.starts_with("refused: ~ illegal.blocklist: min.cleanable.dirty.ratio is 0.2, should be 7: "),
+        "{told}"
+    );
+    assert!(told.contains("Invalid value 7"), "{told}");
+}
+
+#[test]
 fn acls_are_printed_without_a_cluster() {
     let connection = connection("127.0.0.1:1", "acls");
     let args = |role, output| TopicsCommand::Acls(AclsArgs { role, principal: None, group: None, output });

@@ -5,16 +5,16 @@ use std::future::Future;
 use std::time::Duration;
 
 use rdkafka::admin::{
-    AdminClient, AdminOptions, AlterConfig, ConfigSource, NewPartitions, NewTopic, OwnedResourceSpecifier,
-    ResourceSpecifier, TopicReplication,
+    AdminClient, AdminOptions, NewPartitions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication,
+    TopicResult,
 };
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 
-use super::difference::{Cluster, Difference, Fix, FoundSetting, FoundTopic, What, compare};
+use super::difference::{Cluster, Difference, Fix, FoundTopic, What, compare};
 use crate::log::client::{Traced, create};
-use crate::log::{ClientOptions, Error};
+use crate::log::{ClientOptions, Error, ffi};
 use crate::topology::Topics;
 
 /// How long the cluster may take for one answer.
@@ -71,18 +71,18 @@ impl ClusterAdmin {
     /// # Errors
     /// [`Error::Kafka`]: the cluster does not answer. A refusal of one change is no error: it stands in its [`Done`].
     pub fn apply(&self, topics: &Topics, replication: Option<i32>) -> Result<(Vec<Done>, Vec<Difference>), Error> {
-        let before = self.read(topics)?;
-        let to_do: Vec<Difference> = compare(topics, &before).into_iter().filter(|d| d.fix == Fix::Apply).collect();
-        let mut done = Vec::with_capacity(to_do.len());
+        let to_do = self.plan(topics)?.into_iter().filter(|difference| difference.fix == Fix::Apply);
+        let mut done = Vec::new();
         for difference in to_do {
-            let found = before.get(&difference.topic);
-            let error = self.settle(&difference, found, replication)?;
+            let error = self.settle(&difference, replication)?;
             done.push(Done { difference, error });
         }
         let expected = done.iter().filter(|done| done.error.is_some()).count();
         for _ in 0..LOOKS_MAX {
-            let left = self.plan(topics)?;
-            if left.iter().filter(|d| d.fix == Fix::Apply).count() <= expected {
+            // A broker that has not heard of a new topic yet gives no settings.
+            if let Ok(left) = self.plan(topics)
+                && left.iter().filter(|d| d.fix == Fix::Apply).count() <= expected
+            {
                 return Ok((done, left));
             }
             self.runtime.block_on(async { tokio::time::sleep(BETWEEN_LOOKS).await });
@@ -95,9 +95,8 @@ impl ClusterAdmin {
     /// # Errors
     /// [`Error::Kafka`]: the cluster does not answer, or does not let this user ask.
     pub fn read(&self, topics: &Topics) -> Result<Cluster, Error> {
-        let silent = |e: &KafkaError| Error::Kafka(format!("the cluster at {} does not answer: {e}", self.bootstrap));
         // Asking for all topics makes none; asking for one by its name could.
-        let metadata = self.client.inner().fetch_metadata(None, ANSWER_MAX).map_err(|e| silent(&e))?;
+        let metadata = self.client.inner().fetch_metadata(None, ANSWER_MAX).map_err(|e| self.silent(&e))?;
         let mut cluster: Cluster = metadata
             .topics()
             .iter()
@@ -113,79 +112,62 @@ impl ClusterAdmin {
             return Ok(cluster);
         }
         let asked: Vec<ResourceSpecifier<'_>> = there.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
-        let answers = self.wait(self.client.describe_configs(&asked, &options())).map_err(|e| silent(&e))?;
-        for (name, answer) in there.iter().zip(answers) {
-            let resource = match answer {
-                Ok(resource) => resource,
-                // Deleted since.
-                Err(RDKafkaErrorCode::UnknownTopicOrPartition) => {
-                    cluster.remove(*name);
-                    continue;
-                }
-                Err(code) => return Err(Error::Kafka(format!("the settings of {name}: {}", told(code)))),
-            };
+        let answers = self.wait(self.client.describe_configs(&asked, &options())).map_err(|e| self.silent(&e))?;
+        for answer in answers {
+            let resource = answer.map_err(|code| Error::Kafka(told(code, &code.to_string())))?;
             let OwnedResourceSpecifier::Topic(name) = &resource.specifier else { continue };
-            let Some(found) = cluster.get_mut(name) else { continue };
-            found.settings = resource
-                .entries
-                .into_iter()
-                .filter_map(|entry| {
-                    let is_own = entry.source == ConfigSource::DynamicTopic;
-                    Some((entry.name, FoundSetting { value: entry.value?, is_own }))
-                })
-                .collect();
+            // The wrapper passes a refusal on as a topic without settings, and every topic has many.
+            if resource.entries.is_empty() {
+                let code = RDKafkaErrorCode::TopicAuthorizationFailed;
+                let why = told(code, "this user may not see them, or it is being deleted");
+                return Err(Error::Kafka(format!("the settings of {name}: {why}")));
+            }
+            if let Some(found) = cluster.get_mut(name) {
+                let settings = resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));
+                found.settings = settings.collect();
+            }
         }
         Ok(cluster)
     }
 
     /// The cluster's refusal, if it refuses.
-    fn settle(
-        &self,
-        difference: &Difference,
-        found: Option<&FoundTopic>,
-        replication: Option<i32>,
-    ) -> Result<Option<String>, Error> {
+    fn settle(&self, difference: &Difference, replication: Option<i32>) -> Result<Option<String>, Error> {
         let name = difference.topic.as_str();
-        let answer = match &difference.what {
+        let refused = match &difference.what {
             What::Missing { partitions, settings } => {
                 let mut topic = NewTopic::new(name, *partitions, TopicReplication::Fixed(replication.unwrap_or(-1)));
                 for (setting, value) in settings {
                     topic = topic.set(setting, value);
                 }
-                let made = self.wait(self.client.create_topics([&topic], &options()));
-                match made.map(|results| results.into_iter().find_map(Result::err)) {
+                self.refusal(self.client.create_topics([&topic], &options()))?
                     // Somebody else made it in the meantime; the plan that follows shows whether as it should be.
-                    Ok(Some((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(None),
-                    other => other.map(|refused| refused.map(|(_, code)| code)),
-                }
+                    .filter(|code| *code != RDKafkaErrorCode::TopicAlreadyExists)
             }
             What::Partitions { wanted, .. } => {
                 let wanted = NewPartitions::new(name, usize::try_from(*wanted).unwrap_or_default());
-                let grown = self.wait(self.client.create_partitions([&wanted], &options()));
-                grown.map(|results| results.into_iter().find_map(Result::err).map(|(_, code)| code))
+                self.refusal(self.client.create_partitions([&wanted], &options()))?
             }
             What::Settings(changes) => {
-                // The call replaces all settings of the topic, so those that somebody else set are told again.
-                let mut settings: BTreeMap<&str, &str> = found
-                    .into_iter()
-                    .flat_map(|found| &found.settings)
-                    .filter(|(_, setting)| setting.is_own)
-                    .map(|(name, setting)| (name.as_str(), setting.value.as_str()))
-                    .collect();
-                settings.extend(changes.iter().map(|change| (change.name.as_str(), change.wanted.as_str())));
-                let mut altered = AlterConfig::new(ResourceSpecifier::Topic(name));
-                for (setting, value) in settings {
-                    altered = altered.set(setting, value);
-                }
-                let altered = self.wait(self.client.alter_configs([&altered], &options()));
-                altered.map(|results| results.into_iter().find_map(Result::err).map(|(_, code)| code))
+                let settings: Vec<(&str, &str)> =
+                    changes.iter().map(|change| (change.name.as_str(), change.wanted.as_str())).collect();
+                let set = ffi::set_topic_settings(self.client.inner(), name, &settings, ANSWER_MAX);
+                return Ok(set.err().map(|(code, why)| told(code, &why)));
             }
-            What::Unexpected { .. } => Ok(None),
+            What::Unexpected { .. } => None,
         };
-        match answer {
-            Ok(refused) => Ok(refused.map(told)),
-            Err(e) => Err(Error::Kafka(format!("the cluster at {} does not answer: {e}", self.bootstrap))),
-        }
+        Ok(refused.map(|code| told(code, &code.to_string())))
+    }
+
+    fn refusal(
+        &self,
+        answer: impl Future<Output = KafkaResult<Vec<TopicResult>>>,
+    ) -> Result<Option<RDKafkaErrorCode>, Error> {
+        let results = self.wait(answer).map_err(|e| self.silent(&e))?;
+        Ok(results.into_iter().find_map(Result::err).map(|(_, code)| code))
+    }
+
+    fn silent(&self, error: &KafkaError) -> Error {
+        Error::Kafka(format!("the cluster at {} does not answer: {error}", self.bootstrap))
     }
 
     fn wait<T>(&self, answer: impl Future<Output = T>) -> T {
@@ -198,7 +180,7 @@ fn options() -> AdminOptions {
 }
 
 /// A refusal with what to do about it.
-fn told(code: RDKafkaErrorCode) -> String {
+fn told(code: RDKafkaErrorCode, why: &str) -> String {
     let hint = if code == RDKafkaErrorCode::InvalidReplicationFactor {
         "; the cluster has fewer brokers than that: say --replication-factor"
     } else if [RDKafkaErrorCode::TopicAuthorizationFailed, RDKafkaErrorCode::ClusterAuthorizationFailed].contains(&code)
@@ -207,5 +189,5 @@ fn told(code: RDKafkaErrorCode) -> String {
     } else {
         ""
     };
-    format!("{code}{hint}")
+    format!("{why}{hint}")
 }

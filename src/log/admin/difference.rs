@@ -14,16 +14,8 @@ pub type Cluster = BTreeMap<String, FoundTopic>;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FoundTopic {
     pub partitions: i32,
-    /// By the broker's names; empty when nobody asked.
-    pub settings: BTreeMap<String, FoundSetting>,
-}
-
-/// One setting of a topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoundSetting {
-    pub value: String,
-    /// Set on the topic; otherwise it comes from the broker and changes with it.
-    pub is_own: bool,
+    /// All that hold for it, by the broker's names; empty when nobody asked.
+    pub settings: BTreeMap<String, String>,
 }
 
 /// One thing about one topic that is not as it should be.
@@ -123,7 +115,7 @@ fn compare_one(topics: &Topics, spec: &TopicSpec, found: Option<&FoundTopic>) ->
         .settings()
         .into_iter()
         .filter_map(|(name, wanted)| {
-            let value = found.settings.get(&name).map(|setting| setting.value.clone());
+            let value = found.settings.get(&name).cloned();
             let is_right = value.as_deref().is_some_and(|value| is_same(spec, &name, value, &wanted));
             (!is_right).then_some(SettingDifference { name, found: value, wanted })
         })
@@ -229,16 +221,14 @@ mod tests {
     /// A cluster that is as it should be.
     fn right(topics: &Topics) -> Cluster {
         let found = |spec: TopicSpec| {
-            let setting = |(name, value)| (name, FoundSetting { value, is_own: true });
-            let settings = spec.settings().into_iter().map(setting).collect();
+            let settings = spec.settings();
             (spec.name, FoundTopic { partitions: spec.partitions, settings })
         };
         topics.all().into_iter().map(found).collect()
     }
 
     fn set(cluster: &mut Cluster, topic: &str, name: &str, value: &str) {
-        let setting = FoundSetting { value: value.to_owned(), is_own: false };
-        cluster.get_mut(topic).unwrap().settings.insert(name.to_owned(), setting);
+        cluster.get_mut(topic).unwrap().settings.insert(name.to_owned(), value.to_owned());
     }
 
     /// What [`compare`] says once `change` was done to a cluster that was right.

@@ -13,4 +13,4 @@ mod difference;
 
 pub use acls::{Acl, Operation, Pattern, Resource, Role, acls, commands};
 pub use cluster::{ClusterAdmin, Done};
-pub use difference::{Cluster, Difference, Fix, FoundSetting, FoundTopic, SettingDifference, What, compare};
+pub use difference::{Cluster, Difference, Fix, FoundTopic, SettingDifference, What, compare};

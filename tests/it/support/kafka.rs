@@ -29,6 +29,7 @@ pub fn shared() -> &'static Kafka {
 #[derive(Debug)]
 pub struct Kafka {
     bootstrap: String,
+    guarded: String,
     _server: Kept,
 }
 
@@ -38,16 +39,31 @@ impl Kafka {
         Kafka::try_start().unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// A broker of one's own that allows everything at [`bootstrap`](Self::bootstrap), and at
+    /// [`guarded`](Self::guarded) what ACLs allow to these users: SASL PLAIN, the password is `<user>-password`.
+    pub fn start_guarded(users: &[&str]) -> Kafka {
+        Kafka::try_start_with(users).unwrap_or_else(|error| panic!("{error}"))
+    }
+
     /// `host:port`, for `bootstrap.servers`.
     pub fn bootstrap(&self) -> &str {
         &self.bootstrap
     }
 
+    /// The same for users with a password.
+    pub fn guarded(&self) -> &str {
+        &self.guarded
+    }
+
     fn try_start() -> Result<Kafka, String> {
+        Kafka::try_start_with(&[])
+    }
+
+    fn try_start_with(users: &[&str]) -> Result<Kafka, String> {
         let libs = libs()?;
         let mut last = String::new();
         for _ in 0..ATTEMPTS_MAX {
-            match Kafka::try_start_once(&libs) {
+            match Kafka::try_start_once(&libs, users) {
                 Ok(kafka) => return Ok(kafka),
                 // Somebody took the port between our asking and the broker's binding.
                 Err(error) if error.contains("Address already in use") => last = error,
@@ -57,8 +73,8 @@ impl Kafka {
         Err(last)
     }
 
-    fn try_start_once(libs: &str) -> Result<Kafka, String> {
-        let [port, controller_port] = free_ports();
+    fn try_start_once(libs: &str, users: &[&str]) -> Result<Kafka, String> {
+        let [port, controller_port, guarded_port] = free_ports();
         let folder = folder("portcullis-kafka-");
         let (data, properties, log4j) =
             (folder.join("data"), folder.join("server.properties"), folder.join("log4j2.properties"));
@@ -84,7 +100,9 @@ log.cleaner.backoff.ms=500
 ",
             data.display()
         );
-        write(&properties, &text);
+        // Of a property that stands there twice, the last one holds.
+        let guard = if users.is_empty() { String::new() } else { guard(port, guarded_port, controller_port, users) };
+        write(&properties, &format!("{text}{guard}"));
         write(&log4j, LOG4J);
         // Two Java programs in one command, so that one keeper holds both.
         let script = r#"
@@ -109,8 +127,25 @@ exec java -Xmx512m "-Dlog4j2.configurationFile=$folder/log4j2.properties" -cp "$
         if let Some(why) = why {
             return Err(format!("Kafka {why}; the end of its log:\n{}", server.last_words()));
         }
-        Ok(Kafka { bootstrap, _server: server })
+        Ok(Kafka { bootstrap, guarded: format!("127.0.0.1:{guarded_port}"), _server: server })
     }
+}
+
+/// A second listener, at which users have names and an authorizer asks what they may do.
+fn guard(port: u16, guarded_port: u16, controller_port: u16, users: &[&str]) -> String {
+    let users: Vec<String> = users.iter().map(|user| format!("user_{user}=\"{user}-password\"")).collect();
+    format!(
+        "listeners=PLAINTEXT://127.0.0.1:{port},GUARDED://127.0.0.1:{guarded_port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},GUARDED://127.0.0.1:{guarded_port}
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_PLAINTEXT
+listener.name.guarded.sasl.enabled.mechanisms=PLAIN
+listener.name.guarded.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required {};
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+",
+        users.join(" ")
+    )
 }
 
 /// Whether the broker serves metadata and knows itself; listening alone comes earlier than that.
