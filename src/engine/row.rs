@@ -15,7 +15,7 @@ use crate::window::{Distinct, Ever, Hashed, Repeats, SeenPack, Slices, StreamClo
 #[derive(Debug, Clone, PartialEq)]
 pub enum Row {
     Clock(ClockRow),
-    Control(ControlChange),
+    Control(Box<ControlChange>),
     Seen(SeenPack),
     Due,
     Partial(Box<Partial>),
@@ -162,6 +162,9 @@ pub struct OpenIncident {
     pub compromised_count: u64,
     pub changed: bool,
 }
+
+// A view holds very many of them.
+const _: () = assert!(size_of::<Row>() <= 56);
 
 /// Version of the row format; a state of another version is refused at start.
 pub(super) const ROW_VERSION: u8 = 1;

@@ -167,7 +167,7 @@ impl Task {
             if self.apply(&change).is_err() {
                 fx.count(Counter::RefusedControl);
             }
-            self.view.put(Key::control(&change.name()), Row::Control(change.clone()), Millis::MAX);
+            self.view.put(Key::control(&change.name()), Row::Control(Box::new(change.clone())), Millis::MAX);
             news.push(change);
         }
         self.flush_partials(env, fx);

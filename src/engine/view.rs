@@ -1,6 +1,7 @@
 //! The rows a task has in hand: those it read for this batch, those it changed, and hot ones kept from before.
 
 use std::cell::Cell;
+use std::collections::hash_map::Entry;
 
 use rustc_hash::FxHashMap;
 
@@ -79,10 +80,10 @@ impl View {
 
     /// Writes a row that may be forgotten from `expires_at` on.
     pub fn put(&mut self, key: Key, row: Row, expires_at: Millis) {
-        if !self.holds(&key) && !is_written_blindly(&key) {
+        let is_read = is_written_blindly(&key);
+        if self.set(key, Some(row), expires_at) && !is_read {
             self.note_unread();
         }
-        self.set(key, Some(row), expires_at);
     }
 
     /// Puts back a row that was taken and not changed.
@@ -97,18 +98,24 @@ impl View {
         self.set(key, None, Millis::MAX);
     }
 
-    fn set(&mut self, key: Key, row: Option<Row>, expires_at: Millis) {
-        match self.slots.get_mut(&key) {
-            Some(slot) => {
-                let was_dirty = slot.dirty;
-                *slot = Slot { row, expires_at, dirty: true };
-                if !was_dirty {
-                    self.dirty.push(key);
+    /// `true` when the key was not in hand.
+    fn set(&mut self, key: Key, row: Option<Row>, expires_at: Millis) -> bool {
+        // A whole view is never drained.
+        let dirty = !self.is_whole;
+        match self.slots.entry(key) {
+            Entry::Occupied(mut held) => {
+                if dirty && !held.get().dirty {
+                    self.dirty.push(held.key().clone());
                 }
+                held.insert(Slot { row, expires_at, dirty });
+                false
             }
-            None => {
-                self.dirty.push(key.clone());
-                self.slots.insert(key, Slot { row, expires_at, dirty: true });
+            Entry::Vacant(place) => {
+                if dirty {
+                    self.dirty.push(place.key().clone());
+                }
+                place.insert(Slot { row, expires_at, dirty });
+                true
             }
         }
     }
@@ -137,14 +144,9 @@ impl View {
         writes
     }
 
-    /// Forgets what was changed without encoding it, and drops rows that expired by `now`: for a view that is the
-    /// whole store.
+    /// Drops rows that expired by `now`: for a view that is the whole store.
     pub fn sweep(&mut self, now: Millis) {
-        self.dirty.clear();
-        self.slots.retain(|_, slot| {
-            slot.dirty = false;
-            slot.row.is_some() && slot.expires_at > now
-        });
+        self.slots.retain(|_, slot| slot.row.is_some() && slot.expires_at > now);
     }
 
     /// How many rows are changed and not yet drained.

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use portcullis::engine::{Counter, Env, Output, Pipeline, Raw};
+use portcullis::engine::frame::{FrameReader, FrameWriter};
+use portcullis::engine::{Counter, Env, Item, Mark, Output, Pipeline, Raw};
 use portcullis::event::wire::{self, ATTRIBUTES_MAX, RECORD_BYTES_MAX, WriterSchema};
-use portcullis::event::{LoginEvent, Outcome, Reason, Reject};
+use portcullis::event::{LoginEvent, Millis, Outcome, Reason, Reject};
 use proptest::prelude::*;
 
 use crate::support::core::{Record, START, default_env, failure};
@@ -70,8 +71,7 @@ fn avro_that_does_not_hold_what_it_says() {
     // A text of two thousand million bytes; a map of as many entries; a map that never ends.
     refused(Some(&framed(&[0xfe, 0xff, 0xff, 0xff, 0x0f])), None, Reason::BrokenAvro, "`event_id`");
     refused(Some(&framed(&[0xff; 12])), None, Reason::BrokenAvro, "`event_id`");
-    for (count, reason) in [(i64::MAX, Reason::BrokenAvro), (i64::MIN, Reason::BrokenAvro), (1, Reason::DuplicateKey)]
-    {
+    for (count, reason) in [(i64::MAX, Reason::BrokenAvro), (i64::MIN, Reason::BrokenAvro), (1, Reason::DuplicateKey)] {
         refused(Some(&framed(&with_attribute_blocks(&good, count))), None, reason, "`attributes`");
     }
 }
@@ -283,8 +283,43 @@ fn mutated(bytes: &[u8], changes: &[(usize, u8, u8)]) -> Vec<u8> {
     bytes
 }
 
+fn marks(times: &[Millis]) -> Vec<Item> {
+    times.iter().map(|at| Item::Mark(Mark { at: *at, changes: Vec::new() })).collect()
+}
+
+fn frame(items: &[Item]) -> Vec<u8> {
+    let mut writer = FrameWriter::default();
+    items.iter().for_each(|item| writer.push(item));
+    writer.finish()
+}
+
+#[test]
+fn a_poison_item_is_set_aside_alone() {
+    let items = marks(&[START, START + 1, START + 2]);
+    let mut bytes = frame(&items);
+    let read: Vec<_> = FrameReader::new(&bytes).unwrap().collect::<Result<_, _>>().unwrap();
+    assert_eq!(read, items);
+    // The kind of the second item is none that we know.
+    let second = 1 + (bytes.len() - 1) / 3 + 1;
+    bytes[second] = 99;
+    let read: Vec<_> = FrameReader::new(&bytes).unwrap().collect();
+    assert_eq!((read.len(), read[0].is_ok(), read[2].is_ok()), (3, true, true));
+    let (reject, poison) = read[1].as_ref().unwrap_err();
+    assert_eq!((reject.reason, poison[0]), (Reason::BrokenFrame, 99));
+    for value in [&b""[..], b"\x02", b"{}"] {
+        assert_eq!(FrameReader::new(value).unwrap_err().reason, Reason::BrokenFrame);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn a_broken_frame_ends(changes in prop::collection::vec((any::<usize>(), any::<u8>(), any::<u8>()), 1..9)) {
+        let bytes = mutated(&frame(&marks(&[START; 5])), &changes);
+        let items = FrameReader::new(&bytes).map_or(0, Iterator::count);
+        prop_assert!(items <= bytes.len());
+    }
 
     #[test]
     fn nothing_panics_on_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300), avro in any::<bool>()) {

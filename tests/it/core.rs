@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use portcullis::engine::{Counter, Emission, Env, Kind, Output, Pipeline};
-use portcullis::event::{Activity, FailureReason, LoginEvent, Millis, Outcome};
-use portcullis::topology::{Exemptions, Plan, Playbook};
+use portcullis::engine::{
+    ControlChange, Counter, Effects, Emission, Env, Input, Item, Kind, Output, Pipeline, Raw, StatusChange, Task,
+};
+use portcullis::event::{Activity, AttackState, ChallengePolicy, FailureReason, LoginEvent, Millis, Outcome};
+use portcullis::topology::{Exemptions, Plan, Playbook, Stage};
 use proptest::prelude::*;
 
 use crate::support::core::{AfterCommit, Core, Record, START, Stored, default_env, default_playbooks, env, failure};
@@ -295,4 +297,64 @@ fn what_attackers_invent_is_forgotten() {
     let lasting = [Kind::Clock, Kind::Control, Kind::Site].map(|kind| kind as u8);
     let left = stored.row_counts();
     assert!(left.keys().all(|kind| lasting.contains(kind)), "{left:?}");
+}
+
+/// Whether three accounts that one address fails on, from `at` on, get it blocked: only in an attack.
+fn three_are_enough(pipeline: &mut Pipeline, at: Millis, source: &str) -> bool {
+    let blocks = |n: Millis| {
+        let event = failure(at + n, format!("{source}-{n}"), source, &format!("user{n}"));
+        let emitted = pipeline.feed(Record::json(at + n, &event).raw());
+        emitted.iter().any(|e| matches!(e.output, Output::Block(_)))
+    };
+    (0..3).map(blocks).filter(|blocked| *blocked).count() == 1
+}
+
+#[test]
+fn control_holds_by_its_version_and_a_status_ends_by_itself() {
+    let mut pipeline = Pipeline::new(default_env());
+    let status = |state, minutes: Millis| {
+        let change = StatusChange {
+            state,
+            challenge: ChallengePolicy::Nobody,
+            expires_at: START + minutes * 60_000,
+            incident_id: Some("incident".into()),
+        };
+        move |version| ControlChange::Status { version, tenant: "shop".into(), status: Some(change.clone()) }
+    };
+    assert!(!three_are_enough(&mut pipeline, START, "203.0.113.1"));
+    pipeline.control(START + 1_000, |_| status(AttackState::Attack, 5)(20));
+    assert!(three_are_enough(&mut pipeline, START + 2_000, "203.0.113.2"));
+    // An older version arrives late, by another way.
+    pipeline.control(START + 3_000, |_| status(AttackState::Calm, 5)(19));
+    assert!(three_are_enough(&mut pipeline, START + 4_000, "203.0.113.3"));
+    // Nobody refreshes the status: a silent detector fails open.
+    assert!(three_are_enough(&mut pipeline, START + 299_000, "203.0.113.4"));
+    assert!(!three_are_enough(&mut pipeline, START + 300_000, "203.0.113.5"));
+    pipeline.control(START + 301_000, |_| status(AttackState::Attack, 10)(21));
+    assert!(three_are_enough(&mut pipeline, START + 302_000, "203.0.113.6"));
+    let gone = |version| ControlChange::Status { version, tenant: "shop".into(), status: None };
+    pipeline.control(START + 303_000, |_| gone(22));
+    assert!(!three_are_enough(&mut pipeline, START + 304_000, "203.0.113.7"));
+}
+
+#[test]
+fn arrival_never_goes_back_and_never_runs_ahead_of_intake_s_clock() {
+    let env = default_env();
+    let mut intake = Task::open(Stage::Intake, Vec::new());
+    let mut arrive = |timestamp: Millis, occurred_at: Millis| {
+        let record = Record::json(timestamp, &failure(occurred_at, 1, "203.0.113.7", "a"));
+        let mut fx = Effects::default();
+        intake.step(&env, Input::Raw(Raw { clock: START, ..record.raw() }), &mut fx);
+        match fx.outputs.pop() {
+            Some(Output::Item { to: Stage::Source, item: Item::Attempt(attempt), .. }) => {
+                (attempt.arrived_at - START, attempt.occurred_at - START, attempt.ahead_ms)
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(arrive(START - 9_000, START - 9_500), (-9_000, -9_500, 0));
+    assert_eq!(arrive(START - 10_000, START - 10_000), (-9_000, -10_000, 0));
+    assert_eq!(arrive(START - 8_000, START - 4_000), (-8_000, -8_000, 4_000));
+    assert_eq!(arrive(START + 60_000, START), (5_000, 0, 0));
+    assert_eq!(arrive(START, START), (5_000, 0, 0));
 }
