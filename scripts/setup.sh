@@ -2,10 +2,12 @@
 # Installs what building and testing need, and fetches the real parts the tests start. Run it as often as you like:
 # what is there is left alone, and when everything is there it needs no network and no root.
 #
-#   scripts/setup.sh              everything: build tools, nginx, Java, Apache Kafka, the schema registry (Apicurio)
+#   scripts/setup.sh              everything: build tools, nginx, Java, Apache Kafka, the schema registry (Apicurio),
+#                                 and the tools that check licences and spelling
 #   scripts/setup.sh --build      build tools only (what `make demo` needs)
+#   scripts/setup.sh --tools      build tools, and those that check licences and spelling (what `make check` needs)
 #
-#   PORTCULLIS_CACHE=DIR          where the jars go; default ~/.cache/portcullis
+#   PORTCULLIS_CACHE=DIR          where jars and tools go; default ~/.cache/portcullis
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -15,6 +17,11 @@ cache=${PORTCULLIS_CACHE:-$HOME/.cache/portcullis}
 kafka_version=$(sed -n 's:.*<kafka.version>\(.*\)</kafka.version>.*:\1:p' "$here/tests/kafka/pom.xml")
 registry_version=2.6.13
 registry_artifact=io.apicurio:apicurio-registry-app:$registry_version.Final:tar.gz:all
+# Pinned: a new release may find fault with what was fine. The Makefile reads them here.
+cargo_deny_version=0.20.2
+typos_version=1.52.0
+# What Cargo.toml asks for; rust-toolchain.toml has rustup bring it.
+rust_minor=$(sed -n 's/^rust-version = "1\.\([0-9]*\)"$/\1/p' "$here/Cargo.toml")
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() {
@@ -26,6 +33,11 @@ has() { command -v "$1" > /dev/null 2>&1; }
 
 # Debian keeps nginx outside of an ordinary user's PATH.
 has_nginx() { has nginx || [ -x /usr/sbin/nginx ]; }
+
+# Debian's python3 makes no environment of its own without this package.
+has_venv() { has python3 && python3 -c 'import ensurepip, venv' > /dev/null 2>&1; }
+
+has_cargo() { has cargo || [ -x "$HOME/.cargo/bin/cargo" ]; }
 
 # Java 17 or newer.
 has_java() {
@@ -45,6 +57,7 @@ has_libclang() {
 }
 
 wanted=()
+is_updated=0
 want() { # command-or-test package...
     local test=$1
     shift
@@ -59,14 +72,24 @@ missing_build_packages() {
     want 'has_header zlib.h' zlib1g-dev
     want 'has clang' clang
     want 'has_libclang' libclang-dev
-    want 'has cmake' cmake
     want 'has curl' curl
     want '[ -e /etc/ssl/certs/ca-certificates.crt ]' ca-certificates
 }
 
 missing_test_packages() {
     want has_nginx nginx
-    want has_java openjdk-17-jre-headless
+    want has_java default-jre-headless
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# Once a run: a fresh machine has no lists of packages at all.
+update_lists() {
+    if [ "$is_updated" -eq 1 ]; then return 0; fi
+    as_root apt-get update -qq
+    is_updated=1
 }
 
 install_packages() {
@@ -75,28 +98,38 @@ install_packages() {
         fail "this machine lacks: ${wanted[*]} (Debian's names). Only Debian and its kin are set up by this script;" \
             "install them with your package manager and run it again."
     fi
-    local as_root=()
-    if [ "$(id -u)" -ne 0 ]; then
-        has sudo || fail "run as root: apt-get install --no-install-recommends ${wanted[*]}"
-        as_root=(sudo)
+    if [ "$(id -u)" -ne 0 ] && ! has sudo; then
+        fail "run as root: apt-get install --no-install-recommends ${wanted[*]}"
     fi
     say "installing ${wanted[*]}"
-    "${as_root[@]}" apt-get update -qq
-    # The service that Debian's nginx starts by itself would take port 80; the tests start their own.
-    local started_nginx=0
-    case " ${wanted[*]} " in *' nginx '*) started_nginx=1 ;; esac
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${wanted[@]}" \
-        > /dev/null
-    if [ "$started_nginx" -eq 1 ] && has systemctl; then
-        "${as_root[@]}" systemctl disable --now nginx > /dev/null 2>&1 || true
-    fi
+    update_lists
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${wanted[@]}" > /dev/null
+    # The service that Debian's nginx starts by itself would hold port 80; the tests start their own.
+    case " ${wanted[*]} " in
+        *' nginx '*) if has systemctl; then as_root systemctl disable --now nginx > /dev/null 2>&1 || true; fi ;;
+    esac
     wanted=()
 }
 
-check_cargo() {
-    has cargo || [ -x "$HOME/.cargo/bin/cargo" ] || fail "cargo is missing. Install Rust with rustup:" \
+# Debian has rustup since version 13. Where there is none, installing it is left to a person: it would mean to run a
+# script off the network.
+rust_part() {
+    if ! has_cargo && has apt-cache; then
+        update_lists
+        if apt-cache show rustup > /dev/null 2>&1; then want has_cargo rustup; fi
+        install_packages
+    fi
+    has_cargo || fail "cargo is missing. Install Rust with rustup:" \
         "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal" \
-        "(then open a new shell). The version is pinned in rust-toolchain.toml and comes by itself."
+        "(then try again). The version is pinned in rust-toolchain.toml and comes by itself."
+    # In this folder rustup answers with the pinned version, and fetches it first where it is not there.
+    local version
+    version=$(cd "$here" && PATH="$HOME/.cargo/bin:$PATH" cargo --version) ||
+        fail "cargo does not start; its message is above"
+    local minor=${version#cargo 1.}
+    minor=${minor%%.*}
+    [ "$minor" -ge "$rust_minor" ] || fail "$version is too old, 1.$rust_minor is needed. Install Rust with rustup" \
+        "(https://rustup.rs), which brings it by itself."
 }
 
 # Maven is only needed while something is still to be fetched.
@@ -113,7 +146,7 @@ fetch_into() { # target function
     part=$(mktemp -d "$(dirname "$target")/.part.XXXXXX")
     if ! "$2" "$part"; then
         rm -rf "$part"
-        fail "could not fetch $(basename "$target"); the message of Maven is above"
+        fail "could not fetch $(basename "$target"); what went wrong is said above"
     fi
     chmod 755 "$part"
     # Two runs at once: the first to finish wins, the other throws its copy away.
@@ -131,15 +164,38 @@ fetch_registry() {
         tar -xzf "$1"/*.tar.gz -C "$1" --strip-components=0 && rm "$1"/*.tar.gz
 }
 
+# The environment stays where it was made, so its program is all that is kept of it.
+fetch_typos() {
+    python3 -m venv "$1/env" && "$1/env/bin/pip" install -q "typos==$typos_version" >&2 &&
+        mkdir "$1/bin" && cp "$1/env/bin/typos" "$1/bin/typos" && rm -rf "$1/env"
+}
+
+# Built in a folder of its own, so that it does not disturb what is built of the program.
+fetch_cargo_deny() {
+    (cd "$here" && CARGO_TARGET_DIR="$1/build" PATH="$HOME/.cargo/bin:$PATH" \
+        cargo install --quiet --locked --root "$1" --version "$cargo_deny_version" cargo-deny >&2) && rm -rf "$1/build"
+}
+
 build_part() {
     missing_build_packages
     install_packages
-    check_cargo
+    rust_part
+}
+
+tools_part() {
+    if [ ! -d "$cache/tools/typos-$typos_version" ]; then
+        want has_venv python3-venv
+        install_packages
+        say "fetching typos $typos_version, which checks spelling"
+        fetch_into "$cache/tools/typos-$typos_version" fetch_typos
+    fi
+    if [ ! -d "$cache/tools/cargo-deny-$cargo_deny_version" ]; then
+        say "building cargo-deny $cargo_deny_version, which checks licences; takes about three minutes on two cores, once"
+        fetch_into "$cache/tools/cargo-deny-$cargo_deny_version" fetch_cargo_deny
+    fi
 }
 
 kafka_part() {
-    missing_test_packages
-    install_packages
     if [ -d "$cache/kafka-$kafka_version/libs" ]; then return 0; fi
     need_maven
     say "fetching Apache Kafka $kafka_version into $cache"
@@ -147,21 +203,31 @@ kafka_part() {
 }
 
 registry_part() {
-    want has_java openjdk-17-jre-headless
-    install_packages
     if [ -d "$cache/apicurio-$registry_version" ]; then return 0; fi
     need_maven
     say "fetching Apicurio Registry $registry_version into $cache"
     fetch_into "$cache/apicurio-$registry_version" fetch_registry
 }
 
+test_part() {
+    missing_test_packages
+    install_packages
+    has_java || fail "Java 17 or newer is needed, and this machine's package default-jre-headless brings an older one"
+    kafka_part
+    registry_part
+}
+
 case ${1:-} in
     '')
         build_part
-        kafka_part
-        registry_part
+        tools_part
+        test_part
         ;;
     --build) build_part ;;
+    --tools)
+        build_part
+        tools_part
+        ;;
     *)
         sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "$0" >&2
         exit 2
