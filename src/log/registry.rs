@@ -488,9 +488,10 @@ mod tests {
                 request.push_str(&String::from_utf8(content).unwrap());
                 let head =
                     format!("HTTP/1.1 {status} x\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+                // Before the answer, so that whoever has it finds the request told.
+                drop(tell.send(request));
                 let mut stream = reader.into_inner();
                 stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
-                drop(tell.send(request));
             }
         });
         (options, asked)
