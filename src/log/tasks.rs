@@ -269,6 +269,12 @@ impl Running {
         }
         self.load(keys)?;
         for (record, input) in inputs {
+            // What falls due before an input comes before it, so that outputs follow from the log and not from how
+            // batches were cut.
+            if self.task.next_due().is_some_and(|due| input.at().is_some_and(|at| at >= due)) {
+                let at = input.at().unwrap_or(Millis::MIN);
+                self.feed_due_until(around, at, outbox, log, counts)?;
+            }
             self.step(around, input, Some(record), outbox, log, counts)?;
         }
         Ok(())
@@ -282,7 +288,18 @@ impl Running {
         log: &mut dyn Log,
         counts: &mut Counts,
     ) -> Result<(), Error> {
-        let due = self.task.due(self.task.now());
+        self.feed_due_until(around, self.task.now(), outbox, log, counts)
+    }
+
+    fn feed_due_until(
+        &mut self,
+        around: &Around<'_>,
+        at: Millis,
+        outbox: &mut Outbox,
+        log: &mut dyn Log,
+        counts: &mut Counts,
+    ) -> Result<(), Error> {
+        let due = self.task.due(at);
         if due.is_empty() {
             return Ok(());
         }
@@ -334,6 +351,12 @@ impl Running {
     ) -> Result<(), Error> {
         let mut effects = Effects::default();
         self.task.step(around.env, input, &mut effects);
+        if self.task.view_mut().unread() > 0 {
+            return Err(Error::Kafka(format!(
+                "{}: a step touched a row that was not read for it; this is a defect, and going on could lose a row",
+                self.task.stage()
+            )));
+        }
         counts.merge(&effects.counts);
         effects.outputs.into_iter().try_for_each(|output| outbox.put(log, output, cause))
     }

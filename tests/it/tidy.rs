@@ -470,7 +470,7 @@ mod the_reader {
         check(direction, "event", 1, "use crate::app::Clock;", &[1]);
         check(direction, "event", 1, "\nuse crate::{event::Source, window::{Slice, Grace}};", &[2, 2]);
         check(direction, "event", 1, "fn f() -> crate::state::Store { crate::log::open() }", &[1, 1]);
-        check(direction, "event", 1, "pub(crate) fn f(x: &crate::app) {}\npub use crate::engine as e;", &[2]);
+        check(direction, "event", 1, "pub(crate) fn f(x: &crate::app) {}\npub use crate::engine as e;", &[1, 2]);
         check(direction, "detect", 2, "use super::super::decide::Playbook;", &[1]);
         check(direction, "detect", 1, "use super::decide::Playbook;", &[1]);
         check(direction, "detect", 1, "mod tests { use super::super::decide::X; use super::*; }", &[1]);
