@@ -3,14 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use portcullis::event::wire::{login_event_to_avro, login_event_to_json};
+use portcullis::event::{LoginEvent, Outcome};
 use portcullis::ingest::jsonl::arrival_of;
+use portcullis::log::Incoming;
 use portcullis::log::publish::Publisher;
 use serde_json::Value;
 
 use crate::support::job::Installed;
+use crate::support::kafka::shared;
 use crate::support::kept::EndBy;
 use crate::support::nginx::Nginx;
-use crate::support::records::{DEADLINE, latest, read_all};
+use crate::support::records::{DEADLINE, flush, latest, producer, read_all, send};
 use crate::support::{repository, until};
 
 #[test]
@@ -114,6 +118,79 @@ fn a_kill_in_the_middle_of_the_night_leaves_the_same_list() {
 
     let (expected, found) = (enforced(&alone, 0), enforced(&killed, 0));
     assert!(expected.len() > 500, "{} entries", expected.len());
+    assert_eq!(found, expected);
+}
+
+/// What cannot be used becomes a dead letter that says why and where it came from, both encodings may be mixed, and every
+/// event ends in exactly one sum.
+#[test]
+fn bad_input_becomes_dead_letters_and_the_sums_add_up() {
+    let installed = Installed::new("job-bad-input");
+    installed.done(&["topics", "apply"]);
+    let topic = installed.topic("login-events");
+    let at = now();
+    let event = |id: &str| LoginEvent {
+        event_id: id.to_owned(),
+        occurred_at: at,
+        account: format!("{id}@mail.example"),
+        outcome: Outcome::Failure,
+        source_ip: "203.0.113.77".to_owned(),
+        ..LoginEvent::default()
+    };
+    let json = |change: &dyn Fn(&mut LoginEvent)| {
+        let mut event = event("changed");
+        change(&mut event);
+        login_event_to_json(&event)
+    };
+    let avro = |id: u32, body: Vec<u8>| [&[0][..], &id.to_be_bytes(), &body].concat();
+    let whole = login_event_to_avro(&event("avro"));
+    let bad: Vec<(&str, Option<Vec<u8>>)> = vec![
+        ("broken_avro", Some(avro(1, whole[..whole.len() / 2].to_vec()))),
+        ("unknown_schema_id", Some(avro(77, whole.clone()))),
+        ("wrong_type", Some(br#"{"event_id": 5, "occurred_at": 1, "account": "a", "outcome": "FAILURE", "source_ip": "192.0.2.1"}"#.to_vec())),
+        ("missing_field", Some(br#"{"event_id": "a"}"#.to_vec())),
+        ("broken_json", Some(br#"{"event_id": "a","#.to_vec())),
+        ("unknown_encoding", Some(b"login failed for root".to_vec())),
+        ("empty_value", None),
+        ("bad_address", Some(json(&|e| e.source_ip = "999.1.1.1".to_owned()))),
+        ("field_too_long", Some(json(&|e| e.account = "a".repeat(1_025)))),
+        ("bad_tenant", Some(json(&|e| e.tenant = "a|b".to_owned()))),
+        ("field_too_long", Some(json(&|e| e.user_agent = Some("x".repeat(900_000))))),
+    ];
+    let good: Vec<Vec<u8>> = vec![
+        avro(1, whole),
+        login_event_to_json(&event("json")),
+        login_event_to_json(&event("json")),
+        json(&|e| e.occurred_at = 0),
+        json(&|e| e.occurred_at = 4_070_908_800_000),
+        json(&|e| e.outcome = Outcome::Blocked),
+    ];
+    let producer = producer(shared().bootstrap(), None);
+    for value in bad.iter().map(|(_, value)| value.as_deref()).chain(good.iter().map(|value| Some(&value[..]))) {
+        send(&producer, &topic, Some(0), b"any", value, None);
+    }
+    flush(&producer);
+
+    let _job = installed.run(EndBy::Term);
+    let all = (bad.len() + good.len()) as u64;
+    let sums = ["events_counted", "events_not_counted", "events_late", "events_duplicate", "events_dead_lettered"];
+    let ended = || sums.iter().map(|name| installed.counted(name)).sum::<u64>();
+    until(DEADLINE, "every event in one of the sums", || (ended() == all).then_some(()));
+    let seen: Vec<u64> = sums.iter().map(|name| installed.counted(name)).collect();
+    assert_eq!((installed.counted("events_in"), seen), (all, vec![3, 1, 1, 1, bad.len() as u64]));
+    assert_eq!(installed.counted("events_ahead"), 1);
+
+    let letters = read_all(&installed.connection().client, &installed.topic("login-events-dlq"));
+    let text = |letter: &Incoming, name: &str| String::from_utf8(letter.header(name).unwrap().to_vec()).unwrap();
+    let mut found: Vec<(i64, String)> = letters
+        .iter()
+        .map(|letter| {
+            assert_eq!((text(letter, "topic"), text(letter, "partition"), text(letter, "stage")), (topic.clone(), "0".to_owned(), "intake".to_owned()));
+            (text(letter, "offset").parse().unwrap(), text(letter, "reason"))
+        })
+        .collect();
+    found.sort();
+    let expected: Vec<(i64, String)> = bad.iter().enumerate().map(|(n, (reason, _))| (n as i64, (*reason).to_owned())).collect();
     assert_eq!(found, expected);
 }
 
