@@ -39,6 +39,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     let seconds = started.elapsed().as_secs_f64();
-    println!("{{\"records\":{records},\"bytes\":{bytes},\"seconds\":{seconds:.3},\"per_second\":{:.0}}}", records as f64 / seconds);
+    println!(
+        "{{\"records\":{records},\"bytes\":{bytes},\"seconds\":{seconds:.3},\"per_second\":{:.0}}}",
+        records as f64 / seconds
+    );
     Ok(())
 }

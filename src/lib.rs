@@ -3,14 +3,14 @@
 //! Twelve rooms; a room uses only those above it, `app` alone knows all. `ARCHITECTURE.md` has the flow and the
 //! invariants.
 
+pub mod app;
+pub mod decide;
+pub mod detect;
+pub mod edge;
+pub mod engine;
 pub mod event;
+pub mod ingest;
+pub mod log;
+pub mod state;
 pub mod topology;
 pub mod window;
-pub mod detect;
-pub mod decide;
-pub mod engine;
-pub mod state;
-pub mod log;
-pub mod edge;
-pub mod ingest;
-pub mod app;

@@ -79,7 +79,8 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
     let mut out = std::io::stdout();
     match &cli.command {
         Command::Run(args) => {
-            let over = Overrides { state_dir: args.state_dir.clone(), listen: args.listen.clone(), threads: args.threads };
+            let over =
+                Overrides { state_dir: args.state_dir.clone(), listen: args.listen.clone(), threads: args.threads };
             run::run(args, load(over)?, stop_on_signals()?)?;
             Ok(Ending::Well)
         }

@@ -87,7 +87,9 @@ pub fn run(args: &DemoArgs, settings: Settings, stop: Arc<AtomicBool>, out: &mut
     };
     let topics = topology::topics(&settings)?;
     for topic in topics.all() {
-        cluster.create_topic(&topic.name, topic.partitions.max(PARTITIONS_MIN), 1).with_context(|| topic.name.clone())?;
+        cluster
+            .create_topic(&topic.name, topic.partitions.max(PARTITIONS_MIN), 1)
+            .with_context(|| topic.name.clone())?;
     }
     let mut simulation = simulation(args)?;
     let clock = ProcessClock::stopped(simulation.from(), args.speed);
@@ -235,7 +237,10 @@ impl Watch for View {
         let _written = writeln!(
             text,
             "attack   {:>6} attempts   {:>6} let through   {:>6} challenged   {:>6} refused",
-            attack.all(), attack.through, attack.challenged, attack.blocked
+            attack.all(),
+            attack.through,
+            attack.challenged,
+            attack.blocked
         );
         let _written = writeln!(
             text,
@@ -245,9 +250,11 @@ impl Watch for View {
             honest.challenged + honest.passed,
             honest.blocked
         );
-        let _written = writeln!(text, "blocks   {:>6} of {} addresses seen attacking", tally.sources_refused, tally.sources);
+        let _written =
+            writeln!(text, "blocks   {:>6} of {} addresses seen attacking", tally.sources_refused, tally.sources);
         for fallen in &tally.fallen {
-            let flagged = fallen.flagged_at.map_or_else(|| "not flagged yet".to_owned(), |at| format!("flagged {}", time_of(at)));
+            let flagged =
+                fallen.flagged_at.map_or_else(|| "not flagged yet".to_owned(), |at| format!("flagged {}", time_of(at)));
             let _written = writeln!(text, "fell     {} at {}, {flagged}", fallen.account, time_of(fallen.at));
         }
         let share = at.saturating_sub(self.from) * 1_000 / ends_at.saturating_sub(self.from).max(1);
@@ -267,7 +274,8 @@ fn time_of(at: Millis) -> String {
 }
 
 fn report(summary: &Summary, args: &DemoArgs, job: &Job, enforced: usize, blocked: &Path) -> String {
-    let counts: Vec<String> = job.progress.counts().iter().map(|(counter, n)| format!("{} {n}", counter.as_str())).collect();
+    let counts: Vec<String> =
+        job.progress.counts().iter().map(|(counter, n)| format!("{} {n}", counter.as_str())).collect();
     let list = if args.blocked.is_some() { format!(", in {}", blocked.display()) } else { String::new() };
     format!(
         "The night of 28 June 2019, at {} times its speed (times in UTC; 02:40 in Paris is 00:40)\n\n{}\n\

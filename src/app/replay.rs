@@ -140,8 +140,11 @@ pub fn record_of(output: &Output) -> Option<(&'static str, String, Value)> {
     let value = |record: Result<Value, serde_json::Error>| record.unwrap_or(Value::Null);
     match output {
         Output::Verdict(verdict) => {
-            let entity =
-                Entity { tenant: verdict.tenant.as_str().into(), scope: verdict.scope, value: verdict.value.as_str().into() };
+            let entity = Entity {
+                tenant: verdict.tenant.as_str().into(),
+                scope: verdict.scope,
+                value: verdict.value.as_str().into(),
+            };
             Some(("verdicts", entity.key(), value(serde_json::to_value(verdict))))
         }
         Output::Block(change) => Some(("blocklist", change.entity.key(), value(serde_json::to_value(change.entry())))),
@@ -174,21 +177,15 @@ impl Results {
 
     fn write(&mut self, summary: &mut ReplaySummary, emission: &Emission, line: u64, value: &[u8]) -> Result<()> {
         self.note(summary, &emission.output);
-        let (topic, key, value) = match &emission.output {
-            Output::DeadLetter(letter) => {
-                let text: String = String::from_utf8_lossy(value).chars().take(DEAD_LETTER_CHARS_MAX).collect();
-                let reject = &letter.reject;
-                let value = json!({
-                    "reason": reject.reason.as_str(), "detail": reject.detail, "line": line, "length": value.len(),
-                    "text": text,
-                });
-                ("dead-letters", line.to_string(), value)
-            }
-            output => match record_of(output) {
-                Some(record) => record,
-                None => return Ok(()),
-            },
+        let record = if let Output::DeadLetter(letter) = &emission.output {
+            let text: String = String::from_utf8_lossy(value).chars().take(DEAD_LETTER_CHARS_MAX).collect();
+            let (reason, detail) = (letter.reject.reason.as_str(), &letter.reject.detail);
+            let value = json!({"reason": reason, "detail": detail, "line": line, "length": value.len(), "text": text});
+            Some(("dead-letters", line.to_string(), value))
+        } else {
+            record_of(&emission.output)
         };
+        let Some((topic, key, value)) = record else { return Ok(()) };
         let Some(file) = self.files.get_mut(topic) else { return Ok(()) };
         serde_json::to_writer(&mut *file, &json!({"at": emission.at, "key": key, "value": value}))?;
         file.write_all(b"\n")?;
@@ -230,7 +227,14 @@ impl Results {
 impl std::fmt::Display for ReplaySummary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let time = |at: Option<Millis>| at.map_or_else(|| "-".to_owned(), format_millis);
-        writeln!(f, "{} events from {} to {}, in {:.2} s", self.events, time(self.first_at), time(self.last_at), self.seconds)?;
+        writeln!(
+            f,
+            "{} events from {} to {}, in {:.2} s",
+            self.events,
+            time(self.first_at),
+            time(self.last_at),
+            self.seconds
+        )?;
         list(f, "what became of them", &self.counts)?;
         list(f, "verdicts", &self.verdicts)?;
         list(f, "verdicts in shadow", &self.shadow_verdicts)?;

@@ -27,7 +27,9 @@ use crate::topology::{Stage, Topics};
 /// Start it as often as you like, each with a state folder of its own: all instances share the work. Stop it with
 /// SIGTERM; it commits what is in hand first.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Example:\n  portcullis topics apply && portcullis run --state-dir /var/lib/portcullis --listen 127.0.0.1:9644")]
+#[command(
+    after_help = "Example:\n  portcullis topics apply && portcullis run --state-dir /var/lib/portcullis --listen 127.0.0.1:9644"
+)]
 pub struct RunArgs {
     /// Folder for the state; one per instance [default: portcullis-state]
     #[arg(long, env = "PORTCULLIS_STATE_DIR", value_name = "DIR")]
@@ -95,7 +97,8 @@ pub fn run(args: &RunArgs, settings: Settings, stop: Arc<AtomicBool>) -> Result<
     let (schemas, ids) = schemas(&settings, &clock)?;
     let job = Job { settings, env, topics, found, clock, schemas, ids, progress, stop, is_real: true };
     let result = job.run(&Arc::new(folder), args.until_caught_up);
-    let counts: Vec<String> = job.progress.counts().iter().map(|(counter, n)| format!("{} {n}", counter.as_str())).collect();
+    let counts: Vec<String> =
+        job.progress.counts().iter().map(|(counter, n)| format!("{} {n}", counter.as_str())).collect();
     tracing::info!(counts = counts.join(", "), "ended");
     result
 }
@@ -141,9 +144,9 @@ impl Job {
         };
         let log = KafkaLog::new(options, Arc::clone(&self.clock))?;
         let encoder = Encoder::new(self.settings.format, self.ids).map_err(|e| Error::Setup(e.to_string()))?;
-        let partitions = Stage::ALL.into_iter().map(|stage| {
-            (stage, self.found.get(&self.topics.input(stage)).copied().unwrap_or(1))
-        });
+        let partitions = Stage::ALL
+            .into_iter()
+            .map(|stage| (stage, self.found.get(&self.topics.input(stage)).copied().unwrap_or(1)));
         let wiring = Wiring { topics: self.topics.clone(), encoder, partitions: partitions.collect() };
         let mut stages = StageLoop::new(
             log,
@@ -216,9 +219,12 @@ pub fn schemas(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<(Arc<dyn S
 
 /// `run` makes no topics: it says what is missing and what to type.
 pub(super) fn check_topics(topics: &Topics, found: &BTreeMap<String, i32>) -> Result<()> {
-    let missing: Vec<String> = topics.all().into_iter().map(|t| t.name).filter(|name| !found.contains_key(name)).collect();
+    let missing: Vec<String> =
+        topics.all().into_iter().map(|t| t.name).filter(|name| !found.contains_key(name)).collect();
     if !missing.is_empty() {
-        return Err(Error::Setup(format!("topics are missing: {}\ntype: portcullis topics apply", missing.join(", "))).into());
+        return Err(
+            Error::Setup(format!("topics are missing: {}\ntype: portcullis topics apply", missing.join(", "))).into()
+        );
     }
     for stage in Stage::ALL {
         let (input, changelog) = (topics.input(stage), topics.changelog(stage));
@@ -227,7 +233,9 @@ pub(super) fn check_topics(topics: &Topics, found: &BTreeMap<String, i32>) -> Re
             bail!(
                 "{input} has {} partitions and {changelog} only {}: every task needs one of its own\n\
                  set the partitions of login-events in topology/topics.yaml to {}, then type: portcullis topics apply",
-                count(&input), count(&changelog), count(&input)
+                count(&input),
+                count(&changelog),
+                count(&input)
             );
         }
     }

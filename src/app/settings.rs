@@ -100,15 +100,24 @@ struct SettingsFile {
 /// Names of the file, for "did you mean".
 const NAMES: &[&str] = &[
     "bootstrap", "application_id", "topic_prefix", "registry", "topology", "format", "schema_ids", "state_dir",
-    "hash_key", "hash_key_file", "tenants", "input_tenant", "listen", "threads", "commit_interval", "cache_mib", "kafka",
+    "hash_key", "hash_key_file", "tenants", "input_tenant", "listen", "threads", "commit_interval", "cache_mib",
+    "kafka",
 ];
 /// Environment variables that are no settings of the program.
 const OTHER_VARIABLES: &[&str] = &["PORTCULLIS_CACHE", "PORTCULLIS_KAFKA_LIBS", "PORTCULLIS_BLESS"];
 /// Those that are.
 const VARIABLES: &[&str] = &[
-    "PORTCULLIS_SETTINGS", "PORTCULLIS_BOOTSTRAP", "PORTCULLIS_APPLICATION_ID", "PORTCULLIS_TOPIC_PREFIX",
-    "PORTCULLIS_REGISTRY", "PORTCULLIS_TOPOLOGY", "PORTCULLIS_STATE_DIR", "PORTCULLIS_LISTEN", "PORTCULLIS_LOG",
-    "PORTCULLIS_LOG_FORMAT", "PORTCULLIS_THREADS",
+    "PORTCULLIS_SETTINGS",
+    "PORTCULLIS_BOOTSTRAP",
+    "PORTCULLIS_APPLICATION_ID",
+    "PORTCULLIS_TOPIC_PREFIX",
+    "PORTCULLIS_REGISTRY",
+    "PORTCULLIS_TOPOLOGY",
+    "PORTCULLIS_STATE_DIR",
+    "PORTCULLIS_LISTEN",
+    "PORTCULLIS_LOG",
+    "PORTCULLIS_LOG_FORMAT",
+    "PORTCULLIS_THREADS",
 ];
 /// Most threads of one process.
 pub const THREADS_MAX: usize = 64;
@@ -174,7 +183,9 @@ impl Settings {
         let commit_interval_ms = parse_duration(&commit_interval)
             .and_then(|ms| u64::try_from(ms).ok())
             .filter(|ms| (1..=5_000).contains(ms))
-            .ok_or_else(|| anyhow!("commit_interval: `{commit_interval}` is no duration from 1ms to 5s, such as 100ms"))?;
+            .ok_or_else(|| {
+                anyhow!("commit_interval: `{commit_interval}` is no duration from 1ms to 5s, such as 100ms")
+            })?;
         let threads = over.threads.or(file.threads).unwrap_or(1);
         if !(1..=THREADS_MAX).contains(&threads) {
             bail!("threads: {threads} is not from 1 to {THREADS_MAX}");
@@ -229,7 +240,8 @@ fn parse_file(text: &str) -> Result<SettingsFile, String> {
 /// Adds what was probably meant to a message about an unknown key.
 #[must_use]
 pub fn with_suggestion(message: &str, names: &[&str]) -> String {
-    let unknown = message.split_once("unknown field `").and_then(|(_, rest)| rest.split_once('`')).map(|(name, _)| name);
+    let unknown =
+        message.split_once("unknown field `").and_then(|(_, rest)| rest.split_once('`')).map(|(name, _)| name);
     match unknown.and_then(|name| nearest(name, names)) {
         Some(name) => format!("{message}\ndid you mean `{name}`?"),
         None => message.to_owned(),
@@ -293,7 +305,10 @@ mod tests {
     #[test]
     fn an_unknown_key_is_told_with_its_line_and_what_was_meant() {
         let error = parse_file("bootstrap: a:1\nstat_dir: x\n").unwrap_err();
-        assert!(error.contains("stat_dir") && error.contains('2') && error.contains("did you mean `state_dir`?"), "{error}");
+        assert!(
+            error.contains("stat_dir") && error.contains('2') && error.contains("did you mean `state_dir`?"),
+            "{error}"
+        );
         assert!(parse_file("").is_ok());
         assert!(parse_file("threads: many\n").unwrap_err().contains("1"));
     }

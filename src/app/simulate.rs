@@ -17,10 +17,10 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use super::Connection;
 use super::clock::ProcessClock;
 use super::live::Live;
 use super::replay::raw;
-use super::Connection;
 use crate::engine::{Emission, Env, Output, Pipeline};
 use crate::event::wire::{format_millis, login_event_to_json};
 use crate::event::{AttackStatus, BlocklistEntry, IncidentState, Millis};
@@ -380,7 +380,6 @@ impl Progress {
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         Progress { bar, from, told: 0, moved_at: Millis::MIN }
     }
-
 }
 
 impl Watch for Progress {
@@ -448,7 +447,12 @@ pub fn simulate(args: &SimulateArgs, env: &Arc<Env>) -> anyhow::Result<Report> {
 ///
 /// # Errors
 /// As [`simulate`], or the cluster does not answer.
-pub fn publish(args: &SimulateArgs, connection: &Connection, clock: &ProcessClock, stop: &AtomicBool) -> anyhow::Result<Summary> {
+pub fn publish(
+    args: &SimulateArgs,
+    connection: &Connection,
+    clock: &ProcessClock,
+    stop: &AtomicBool,
+) -> anyhow::Result<Summary> {
     let mut simulation = args.simulation()?;
     let offset_ms = clock.now().saturating_sub(simulation.from());
     let mut live = Live::new(connection, clock.clone(), offset_ms, stop, None)?;

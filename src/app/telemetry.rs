@@ -30,7 +30,8 @@ const SECONDS: &[f64] = &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 
 /// # Errors
 /// The filter does not read.
 pub fn logs(filter: &str, format: LogFormat) -> Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| format!("log level `{filter}`: write info, or portcullis=debug"))?;
+    let filter =
+        EnvFilter::try_new(filter).with_context(|| format!("log level `{filter}`: write info, or portcullis=debug"))?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let set = match format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
@@ -106,7 +107,9 @@ async fn show_metrics(State(shown): State<Shown>) -> impl IntoResponse {
 
 async fn show_ready(State(shown): State<Shown>) -> impl IntoResponse {
     match &shown.progress {
-        Some(progress) if !progress.is_ready() => (StatusCode::SERVICE_UNAVAILABLE, "no task runs yet, or one is being restored\n"),
+        Some(progress) if !progress.is_ready() => {
+            (StatusCode::SERVICE_UNAVAILABLE, "no task runs yet, or one is being restored\n")
+        }
         Some(_) | None => (StatusCode::OK, "ready\n"),
     }
 }

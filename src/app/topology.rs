@@ -54,7 +54,9 @@ pub fn playbooks(folder: Option<&Path>) -> Result<Vec<Playbook>> {
     let mut problems = Vec::new();
     for (name, text) in &files {
         match Playbook::parse(text) {
-            Ok(playbook) if Path::new(name).file_stem().is_some_and(|stem| stem == playbook.id.as_str()) => all.push(playbook),
+            Ok(playbook) if Path::new(name).file_stem().is_some_and(|stem| stem == playbook.id.as_str()) => {
+                all.push(playbook)
+            }
             Ok(playbook) => problems.push(format!("{name}: its id is `{}`; file and id have one name", playbook.id)),
             Err(what) => problems.push(format!("{name}: {}", super::settings::with_suggestion(&what, PLAYBOOK_KEYS))),
         }
@@ -67,9 +69,28 @@ pub fn playbooks(folder: Option<&Path>) -> Result<Vec<Playbook>> {
 }
 
 const PLAYBOOK_KEYS: &[&str] = &[
-    "id", "version", "owner", "description", "mode", "severity", "detector", "finding", "per", "over", "trigger",
-    "scale_by_good_accounts", "then", "tags", "action", "ladder", "ladder_memory", "at_least", "at_most", "calm",
-    "elevated", "attack",
+    "id",
+    "version",
+    "owner",
+    "description",
+    "mode",
+    "severity",
+    "detector",
+    "finding",
+    "per",
+    "over",
+    "trigger",
+    "scale_by_good_accounts",
+    "then",
+    "tags",
+    "action",
+    "ladder",
+    "ladder_memory",
+    "at_least",
+    "at_most",
+    "calm",
+    "elevated",
+    "attack",
 ];
 
 /// What every step knows, from the settings and the folder.

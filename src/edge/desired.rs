@@ -486,10 +486,21 @@ mod tests {
     #[test]
     fn keys_that_are_taken() {
         for key in [
-            "shop|IP|203.0.113.9", "shop|CIDR|203.0.113.0/24", "shop|CIDR|203.0.113.8/31", "shop|CIDR|11.0.0.0/8",
-            "shop|CIDR|2001:db8:1:2::/64", "shop|CIDR|2001:db8::/32", "shop|ASN|64500", "shop|ACCOUNT|ada|eve",
-            "shop|IP_ACCOUNT|203.0.113.9|ada|eve", "shop|IP_ACCOUNT|2001:db8:1:2::/64|ada", "shop|COUNTRY|NL",
-            "shop|DEVICE|d", "shop|USER_AGENT|curl/8 | x", "shop|TLS_FINGERPRINT|t13d", "shop|TENANT|shop",
+            "shop|IP|203.0.113.9",
+            "shop|CIDR|203.0.113.0/24",
+            "shop|CIDR|203.0.113.8/31",
+            "shop|CIDR|11.0.0.0/8",
+            "shop|CIDR|2001:db8:1:2::/64",
+            "shop|CIDR|2001:db8::/32",
+            "shop|ASN|64500",
+            "shop|ACCOUNT|ada|eve",
+            "shop|IP_ACCOUNT|203.0.113.9|ada|eve",
+            "shop|IP_ACCOUNT|2001:db8:1:2::/64|ada",
+            "shop|COUNTRY|NL",
+            "shop|DEVICE|d",
+            "shop|USER_AGENT|curl/8 | x",
+            "shop|TLS_FINGERPRINT|t13d",
+            "shop|TENANT|shop",
         ] {
             check(key, Taken::Changed);
         }
@@ -596,7 +607,9 @@ mod tests {
     #[test]
     fn entries_end_by_the_clock_and_are_forgotten_a_little_later() {
         let mut desired = all();
-        for (key, until) in [("shop|IP|203.0.113.1", Some(10)), ("shop|IP|203.0.113.2", Some(20)), ("shop|IP|203.0.113.3", None)] {
+        for (key, until) in
+            [("shop|IP|203.0.113.1", Some(10)), ("shop|IP|203.0.113.2", Some(20)), ("shop|IP|203.0.113.3", None)]
+        {
             desired.apply(key, Some(entry(key, 1, until.map(|s| NOW + s))), None);
         }
         assert_eq!(desired.next_end(NOW), Some(NOW + 10));

@@ -81,8 +81,7 @@ pub fn plan(wanted: &Elements, actual: &Actual, applied: Option<&Elements>, shri
     let mut live = 0;
     for (name, sides) in both(wanted, &actual.elements) {
         let is_live = |element: &Element| element.until.is_none_or(|end| end > now);
-        let is_guarded =
-            sides.1.is_some_and(is_live) && applied.is_none_or(|applied| applied.contains_key(name));
+        let is_guarded = sides.1.is_some_and(is_live) && applied.is_none_or(|applied| applied.contains_key(name));
         live += usize::from(is_guarded);
         match sides {
             (Some(_), None) => plan.add.push(name.into()),
@@ -253,7 +252,8 @@ mod tests {
         let plan = plan(&elements(wanted), &found, applied.as_ref(), Shrink::ByHalf { free }, NOW);
         let signs =
             [("+", &plan.add), ("-", &plan.remove), ("~", &plan.change), ("@", &plan.refresh), ("!", &plan.held_back)];
-        let seen: Vec<String> = signs.iter().flat_map(|(s, names)| names.iter().map(move |n| format!("{s}{n}"))).collect();
+        let seen: Vec<String> =
+            signs.iter().flat_map(|(s, names)| names.iter().map(move |n| format!("{s}{n}"))).collect();
         assert_eq!(seen.join(" "), expected, "{wanted} against {actual}");
         let target = plan.target(elements(wanted), &found);
         assert_eq!(target.len(), elements(wanted).len() + plan.held_back.len());

@@ -293,8 +293,7 @@ impl<A: Adapter> Sink<A> {
     fn reconcile(&mut self, now: Millis) -> Result<Option<Applied>, Error> {
         let actual = self.adapter.read()?;
         let drift = self.drift(&actual);
-        let Wanted { elements, exempted, not_expressible, too_weak } =
-            wanted(&self.desired, self.adapter.reach(), now);
+        let Wanted { elements, exempted, not_expressible, too_weak } = wanted(&self.desired, self.adapter.reach(), now);
         self.status.desired = elements.len();
         self.status.exempted = exempted;
         self.status.not_expressible = not_expressible.iter().map(|(scope, n)| (scope.as_str(), *n)).collect();
@@ -303,8 +302,7 @@ impl<A: Adapter> Sink<A> {
         let plan = plan(&elements, &actual, self.applied.as_deref(), self.shrink, now);
         let is_needed = plan.changes_anything() || actual.unsettled;
         let target = if is_needed { Arc::new(plan.target(elements, &actual)) } else { Arc::clone(&actual.elements) };
-        let written =
-            if is_needed { self.adapter.write(Arc::clone(&target), &plan)? } else { Written::default() };
+        let written = if is_needed { self.adapter.write(Arc::clone(&target), &plan)? } else { Written::default() };
 
         // What the edge was not told of is not there yet: its lag goes on.
         let arrived = if written.pending.is_some() { None } else { self.told_since.take() };

@@ -222,9 +222,18 @@ mod tests {
     #[test]
     fn what_has_no_usable_time_is_not_shifted() {
         for text in [
-            "", "x", "[]", "{}", r#"{"occurred_at": null}"#, r#"{"occurred_at": 1.5}"#, r#"{"occurred_at": "later"}"#,
-            r#"{"occurred_at": 1, "occurred_at": 2}"#, r#"{"occurred_at": 9223372036854775807}"#,
-            r#"{"occurred_at": 1"#, r#"{"occurred_at": 1} {}"#, "[1, 2]",
+            "",
+            "x",
+            "[]",
+            "{}",
+            r#"{"occurred_at": null}"#,
+            r#"{"occurred_at": 1.5}"#,
+            r#"{"occurred_at": "later"}"#,
+            r#"{"occurred_at": 1, "occurred_at": 2}"#,
+            r#"{"occurred_at": 9223372036854775807}"#,
+            r#"{"occurred_at": 1"#,
+            r#"{"occurred_at": 1} {}"#,
+            "[1, 2]",
         ] {
             assert_eq!(shift(text.as_bytes(), 1), None, "{text}");
         }

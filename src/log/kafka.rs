@@ -338,7 +338,9 @@ impl Log for KafkaLog {
         let found = self.consumer.committed_offsets(asked, ASK_MAX).map_err(refused)?;
         let offset = |part: &Part| match found.find_partition(&part.topic, part.partition).map(|e| e.offset()) {
             Some(Offset::Offset(offset)) => Some(offset),
-            Some(Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_)) | None => None,
+            Some(Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_)) | None => {
+                None
+            }
         };
         Ok(parts.iter().map(offset).collect())
     }
@@ -442,7 +444,8 @@ impl Log for KafkaLog {
 
     fn partitions(&mut self, topic: &str) -> Result<Option<i32>, Error> {
         let metadata = self.consumer.fetch_metadata(Some(topic), ASK_MAX).map_err(refused)?;
-        let count = metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none()).map(|t| t.partitions().len());
+        let count =
+            metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none()).map(|t| t.partitions().len());
         Ok(count.filter(|n| *n > 0).and_then(|n| i32::try_from(n).ok()))
     }
 

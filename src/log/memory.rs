@@ -73,7 +73,8 @@ impl MemoryBroker {
 impl Inner {
     fn append(&mut self, record: Outgoing, timestamp: Millis) {
         let Some(parts) = self.topics.get_mut(&record.topic) else { return };
-        let by_key = || record.key.as_deref().unwrap_or_default().iter().fold(7usize, |h, b| h * 31 % 65_521 + usize::from(*b));
+        let by_key =
+            || record.key.as_deref().unwrap_or_default().iter().fold(7usize, |h, b| h * 31 % 65_521 + usize::from(*b));
         let partition = record.partition.map_or_else(by_key, |p| p as usize) % parts.len();
         let offset = parts[partition].len() as i64;
         parts[partition].push(Incoming {
@@ -106,17 +107,13 @@ impl MemoryLog {
             let of = |topic: &String| {
                 let topic: Arc<str> = topic.as_str().into();
                 let partitions = inner.topics.get(&topic).map_or(0, Vec::len);
-                (0..partitions as i32).map(move |partition| Part { topic: topic.clone(), partition }).collect::<Vec<_>>()
+                (0..partitions as i32)
+                    .map(move |partition| Part { topic: topic.clone(), partition })
+                    .collect::<Vec<_>>()
             };
             topics.iter().flat_map(of).collect()
         });
-        MemoryLog {
-            broker: broker.clone(),
-            unassigned,
-            positions: BTreeMap::new(),
-            pending: Vec::new(),
-            turn: 0,
-        }
+        MemoryLog { broker: broker.clone(), unassigned, positions: BTreeMap::new(), pending: Vec::new(), turn: 0 }
     }
 }
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use super::outbox::{Outbox, Wiring};
 use super::progress::{Progress, TaskProgress};
-use super::tasks::{Around, Role, Roles, Running, Stores, fresh_meta};
+use super::tasks::{Around, Opening, Role, Roles, Running, Stores, fresh_meta};
 use super::{Error, Incoming, Log, Outcome, Outgoing, Part, Polled};
 use crate::engine::{Counts, Env, Write};
 use crate::event::Millis;
@@ -425,8 +425,8 @@ impl<L: Log> StageLoop<L> {
                     let fresh = fresh_meta(&self.of.options.application_id, partitions, &self.of.env);
                     let changelog =
                         Part { topic: self.of.wiring.topics.changelog(stage).into(), partition: part.partition };
-                    let stores = self.of.stores.as_mut();
-                    Running::open(&mut self.log, stores, &self.of.progress, stage, &part, committed, fresh, changelog)?
+                    let opening = Opening { stage, part: &part, committed, fresh, changelog };
+                    Running::open(&mut self.log, self.of.stores.as_mut(), &self.of.progress, opening)?
                 }
             };
             from.push((part.clone(), Some(running.next)));

@@ -85,6 +85,17 @@ pub(super) struct Running {
     pub(super) ticked_at: Millis,
 }
 
+/// A task that is to be opened.
+pub(super) struct Opening<'a> {
+    pub(super) stage: Stage,
+    pub(super) part: &'a Part,
+    /// The group's committed offset of its input.
+    pub(super) committed: Option<i64>,
+    /// The position of its store, should that be new.
+    pub(super) fresh: Meta,
+    pub(super) changelog: Part,
+}
+
 /// A store with its position.
 pub(super) struct Kept {
     pub(super) rows: Box<dyn Store>,
@@ -107,12 +118,9 @@ impl Running {
         log: &mut dyn Log,
         stores: &mut dyn Stores,
         progress: &Progress,
-        stage: Stage,
-        part: &Part,
-        committed: Option<i64>,
-        fresh: Meta,
-        changelog: Part,
+        opening: Opening<'_>,
     ) -> Result<Running, Error> {
+        let Opening { stage, part, committed, fresh, changelog } = opening;
         let mut rows = stores.open(stage, part.partition)?;
         let mut meta = rows.meta()?;
         if let Some(held) = &meta {
@@ -196,13 +204,15 @@ impl Running {
             Role::Stage(Stage::Intake) => {
                 fresh.into_iter().try_for_each(|record| self.raw(around, record, outbox, log, counts))
             }
-            Role::Stage(Stage::Source | Stage::Account | Stage::Site) => self.frames(around, &fresh, outbox, log, counts),
+            Role::Stage(Stage::Source | Stage::Account | Stage::Site) => {
+                self.frames(around, &fresh, outbox, log, counts)
+            }
             Role::Control(kind) => {
                 let changes = fresh.into_iter().filter_map(|record| control_change(kind, record));
                 let changes: Vec<ControlChange> = changes.collect();
-                changes.into_iter().try_for_each(|change| {
-                    self.step(around, Input::Control(change), None, outbox, log, counts)
-                })
+                changes
+                    .into_iter()
+                    .try_for_each(|change| self.step(around, Input::Control(change), None, outbox, log, counts))
             }
         }
     }
@@ -465,11 +475,9 @@ fn control_change(kind: Control, record: &Incoming) -> Option<ControlChange> {
         Control::AttackStatus => {
             let status = record.value.as_deref().map(|v| decode_output::<AttackStatus>("attack-status", v)).transpose();
             match status {
-                Ok(status) => Some(ControlChange::Status {
-                    version,
-                    tenant: key.into(),
-                    status: status.as_ref().map(Into::into),
-                }),
+                Ok(status) => {
+                    Some(ControlChange::Status { version, tenant: key.into(), status: status.as_ref().map(Into::into) })
+                }
                 Err(error) => unreadable(record, &error),
             }
         }

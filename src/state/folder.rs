@@ -24,9 +24,8 @@ impl Folder {
         let unusable = |what: String| Error::Unusable { path: path.display().to_string(), what };
         fs::create_dir_all(path).map_err(|e| unusable(format!("{e}; choose another with state_dir")))?;
         let lock = File::create(path.join("LOCK")).map_err(|e| unusable(e.to_string()))?;
-        lock.try_lock().map_err(|_| {
-            unusable("another process is using it; give each instance its own state_dir".to_owned())
-        })?;
+        lock.try_lock()
+            .map_err(|_| unusable("another process is using it; give each instance its own state_dir".to_owned()))?;
         let owner = read_or_write(&path.join("APPLICATION"), application_id).map_err(|e| unusable(e.to_string()))?;
         if owner != application_id {
             return Err(unusable(format!("belongs to the application `{owner}`; choose another state_dir")));

@@ -34,7 +34,9 @@ impl Meta {
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Meta, Error> {
         if bytes.first() != Some(&META_VERSION) {
-            return Err(Error::Row("written by another version; remove the folder, the changelog restores it".to_owned()));
+            return Err(Error::Row(
+                "written by another version; remove the folder, the changelog restores it".to_owned(),
+            ));
         }
         postcard::from_bytes(bytes).map_err(|e| Error::Row(format!("position: {e}")))
     }

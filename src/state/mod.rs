@@ -60,10 +60,7 @@ pub trait Store: Send {
 /// The store does not read, or a row is broken.
 pub fn read_rows(store: &dyn Store, keys: &[Key]) -> Result<Vec<Option<(Row, Millis)>>, Error> {
     let values = store.get_many(keys)?;
-    keys.iter()
-        .zip(values)
-        .map(|(key, value)| value.map(|bytes| decode(key, &bytes)).transpose())
-        .collect()
+    keys.iter().zip(values).map(|(key, value)| value.map(|bytes| decode(key, &bytes)).transpose()).collect()
 }
 
 /// Everything that a task holds in hand from its opening.

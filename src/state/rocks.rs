@@ -71,7 +71,9 @@ impl RocksStore {
         let options = options(shared, Arc::clone(&forget_before));
         let db = DB::open(&options, path).map_err(|e| Error::Unusable {
             path: path.display().to_string(),
-            what: format!("{e}; is another process using it? A damaged folder may be removed: the changelog restores it"),
+            what: format!(
+                "{e}; is another process using it? A damaged folder may be removed: the changelog restores it"
+            ),
         })?;
         let store = RocksStore { db, forget_before, path: path.display().to_string() };
         if let Some(meta) = store.meta()? {

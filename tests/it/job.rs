@@ -59,7 +59,8 @@ fn an_address_that_guesses_at_ssh_gets_403_and_replay_blocks_the_same() {
     let nginx = Nginx::start(&geo_file);
     let sink = ["sink", "nginx", "--all-tenants", "--interval", "100ms", "--file", geo_file.to_str().unwrap()];
     let (conf, pid) = (nginx.conf(), nginx.pid_file());
-    let sink: Vec<&str> = sink.into_iter().chain(["--conf", conf.to_str().unwrap(), "--pid-file", pid.to_str().unwrap()]).collect();
+    let sink: Vec<&str> =
+        sink.into_iter().chain(["--conf", conf.to_str().unwrap(), "--pid-file", pid.to_str().unwrap()]).collect();
     let _sink = installed.start(&sink, EndBy::Term);
     assert_eq!(nginx.status_for(GUESSES), 200);
 
@@ -147,7 +148,13 @@ fn bad_input_becomes_dead_letters_and_the_sums_add_up() {
     let bad: Vec<(&str, Option<Vec<u8>>)> = vec![
         ("broken_avro", Some(avro(1, whole[..whole.len() / 2].to_vec()))),
         ("unknown_schema_id", Some(avro(77, whole.clone()))),
-        ("wrong_type", Some(br#"{"event_id": 5, "occurred_at": 1, "account": "a", "outcome": "FAILURE", "source_ip": "192.0.2.1"}"#.to_vec())),
+        (
+            "wrong_type",
+            Some(
+                br#"{"event_id": 5, "occurred_at": 1, "account": "a", "outcome": "FAILURE", "source_ip": "192.0.2.1"}"#
+                    .to_vec(),
+            ),
+        ),
         ("missing_field", Some(br#"{"event_id": "a"}"#.to_vec())),
         ("broken_json", Some(br#"{"event_id": "a","#.to_vec())),
         ("unknown_encoding", Some(b"login failed for root".to_vec())),
@@ -185,12 +192,16 @@ fn bad_input_becomes_dead_letters_and_the_sums_add_up() {
     let mut found: Vec<(i64, String)> = letters
         .iter()
         .map(|letter| {
-            assert_eq!((text(letter, "topic"), text(letter, "partition"), text(letter, "stage")), (topic.clone(), "0".to_owned(), "intake".to_owned()));
+            assert_eq!(
+                (text(letter, "topic"), text(letter, "partition"), text(letter, "stage")),
+                (topic.clone(), "0".to_owned(), "intake".to_owned())
+            );
             (text(letter, "offset").parse().unwrap(), text(letter, "reason"))
         })
         .collect();
     found.sort();
-    let expected: Vec<(i64, String)> = bad.iter().enumerate().map(|(n, (reason, _))| (n as i64, (*reason).to_owned())).collect();
+    let expected: Vec<(i64, String)> =
+        bad.iter().enumerate().map(|(n, (reason, _))| (n as i64, (*reason).to_owned())).collect();
     assert_eq!(found, expected);
 }
 

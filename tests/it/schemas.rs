@@ -165,7 +165,8 @@ impl Fit<'_> {
             "record" => self.check_record(path, schema, value),
             "enum" => {
                 let known = value.as_str().is_some_and(|symbol| symbols(schema).contains(&symbol));
-                if !known && !(self.unknown_symbols_allowed && value.is_string()) {
+                let is_tolerated = self.unknown_symbols_allowed && value.is_string();
+                if !known && !is_tolerated {
                     self.fault(path, &format!("{value} is no symbol of {}", schema["name"]));
                 }
             }

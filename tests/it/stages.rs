@@ -29,7 +29,10 @@ fn attack(installation: &Installation) {
     installation.set_now(START + 20_000);
 }
 
-fn summary(installation: &Installation) -> (Vec<(String, Option<serde_json::Value>)>, Vec<(String, Option<serde_json::Value>)>) {
+/// Key and value of each record, in order.
+type Records = Vec<(String, Option<serde_json::Value>)>;
+
+fn summary(installation: &Installation) -> (Records, Records) {
     (installation.output("verdicts"), installation.output("blocklist"))
 }
 
@@ -122,7 +125,8 @@ fn a_lost_disk_is_restored_from_the_changelog() {
     let restored = installation.disks.rows();
     for (place, before) in rows {
         let after = &restored[&place];
-        let differing: Vec<_> = before.iter().filter(|(key, value)| after.get(*key) != Some(*value)).map(|(key, _)| key).collect();
+        let differing: Vec<_> =
+            before.iter().filter(|(key, value)| after.get(*key) != Some(*value)).map(|(key, _)| key).collect();
         // Time went on: a mark moves the clock and nothing else.
         assert!(differing.iter().all(|key| key.kind_byte() == 1), "{place:?}: {differing:?}");
         assert_eq!(before.len(), after.len(), "{place:?}");

@@ -124,7 +124,7 @@ fn direction(place: &Place<'_>, tokens: &[Token]) -> Vec<String> {
     let mine = rank(place.room);
     let mut faults = Vec::new();
     for path in paths(tokens) {
-        let Some(target) = path.from_crate_root(place.module_depth) else { continue };
+        let Some(target) = path.below_crate_root(place.module_depth) else { continue };
         if target == "*" {
             faults.push(format!("{}:{}: `*` of the crate root names every room at once", place.file, path.line));
         } else if rank(target) > mine {
@@ -345,7 +345,7 @@ struct Written {
 
 impl Written {
     /// The item of the crate root that the path goes through: after `crate::`, or after enough `super::`.
-    fn from_crate_root(&self, module_depth: usize) -> Option<&str> {
+    fn below_crate_root(&self, module_depth: usize) -> Option<&str> {
         let first = self.segments.first()?;
         if first == "crate" {
             return self.segments.get(1).map(String::as_str);

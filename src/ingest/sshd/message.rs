@@ -10,23 +10,53 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Message<'a> {
     /// `Invalid user U from IP`: the name is nobody's.
-    UnknownName { account: &'a str, source: &'a str },
+    UnknownName {
+        account: &'a str,
+        source: &'a str,
+    },
     /// `User U from IP not allowed because …`: the name exists and may not log in here.
-    NotAllowed { account: &'a str, source: &'a str },
+    NotAllowed {
+        account: &'a str,
+        source: &'a str,
+    },
     /// A PAM module saw a wrong password; the `Failed` line follows, if the log level lets it.
-    PamFailure { module: &'a str, account: &'a str, source: &'a str },
-    Failed { method: &'a str, account: &'a str, unknown_name: bool, source: &'a str },
-    Accepted { method: &'a str, account: &'a str, source: &'a str },
+    PamFailure {
+        module: &'a str,
+        account: &'a str,
+        source: &'a str,
+    },
+    Failed {
+        method: &'a str,
+        account: &'a str,
+        unknown_name: bool,
+        source: &'a str,
+    },
+    Accepted {
+        method: &'a str,
+        account: &'a str,
+        source: &'a str,
+    },
     /// `error: maximum authentication attempts exceeded for …`.
-    TooManyAttempts { account: &'a str, unknown_name: bool, source: &'a str },
+    TooManyAttempts {
+        account: &'a str,
+        unknown_name: bool,
+        source: &'a str,
+    },
     /// The client left or was sent away before it had logged in.
-    LeftEarly { account: &'a str, unknown_name: bool, source: &'a str },
+    LeftEarly {
+        account: &'a str,
+        unknown_name: bool,
+        source: &'a str,
+    },
     /// The process is over; nothing more is said about a client.
     Ended,
     /// Somebody connected who did not try to log in.
     Scan,
     /// `message repeated N times: [ … ]`: the message inside, N times more.
-    Repeated { times: u32, inner: &'a str },
+    Repeated {
+        times: u32,
+        inner: &'a str,
+    },
     /// Explains or decorates; says nothing about an attempt that another line does not say.
     Other,
 }

@@ -165,7 +165,9 @@ mod the_login_page {
         assert!(reloaded.status.success(), "{}", String::from_utf8_lossy(&reloaded.stderr));
         until(Duration::from_secs(10), "the block", || (nginx.status_for("203.0.113.9") == 403).then_some(()));
         // A worker with the list from before may answer as well, until it has ended.
-        until(Duration::from_secs(10), "the other block", || (nginx.status_for("2001:db8:17:4f::a8") == 403).then_some(()));
+        until(Duration::from_secs(10), "the other block", || {
+            (nginx.status_for("2001:db8:17:4f::a8") == 403).then_some(())
+        });
         assert_eq!(nginx.status_for("203.0.113.10"), 200);
         assert_eq!(nginx.reloads(), 1);
         assert!(nginx.pid_file().exists());

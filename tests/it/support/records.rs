@@ -98,12 +98,14 @@ pub fn flush(producer: &BaseProducer) {
 /// Everything that a reader gives out before it has caught up.
 pub fn read_to_end(follower: &mut Follower) -> Vec<Incoming> {
     let mut records = Vec::new();
-    super::until(DEADLINE, "the reader to catch up", || loop {
-        match follower.poll(STEP).unwrap() {
-            // At once to the next: there may be thousands.
-            Followed::Record(record) => records.push(record),
-            Followed::CaughtUp => return Some(()),
-            Followed::Idle => return None,
+    super::until(DEADLINE, "the reader to catch up", || {
+        loop {
+            match follower.poll(STEP).unwrap() {
+                // At once to the next: there may be thousands.
+                Followed::Record(record) => records.push(record),
+                Followed::CaughtUp => return Some(()),
+                Followed::Idle => return None,
+            }
         }
     });
     records
