@@ -116,7 +116,7 @@ install_packages() {
 rust_part() {
     if ! has_cargo && has apt-cache; then
         update_lists
-        if apt-cache show rustup > /dev/null 2>&1; then want has_cargo rustup; fi
+        if LC_ALL=C apt-cache policy rustup | grep 'Candidate: [0-9]' > /dev/null; then want has_cargo rustup; fi
         install_packages
     fi
     has_cargo || fail "cargo is missing. Install Rust with rustup:" \
