@@ -93,7 +93,7 @@ fn phrase(measure: Measure, value: f64, least: f64) -> String {
         Measure::Attempts => format!("{value} attempts (at least {least})"),
         Measure::Failures => format!("{value} failed attempts by strangers (at least {least})"),
         Measure::FailureShare => {
-            format!("{:.0} % of strangers' attempts failed (at least {:.0} %)", value * 100.0, least * 100.0)
+            format!("{:.0} % of attempts failed (at least {:.0} %)", value * 100.0, least * 100.0)
         }
         Measure::AccountsFailed => format!("failed on {value} accounts (at least {least})"),
         Measure::Sources => format!("failures from {value} sources (at least {least})"),

@@ -26,12 +26,15 @@ impl Memory {
         }
     }
 
-    /// Whether this source logged in to this account before, and that was neither flagged nor in the midst of an
-    /// attack.
-    pub(super) fn knows_pair(task: &Task, env: &Env, a: &Attempt, account: Hashed) -> bool {
+    /// The pair of this source and this account, when it is known: it logged in before, and that was neither flagged
+    /// nor in the midst of an attack.
+    pub(super) fn known_pair(task: &Task, env: &Env, a: &Attempt, account: Hashed) -> Option<PairRow> {
         let now = task.now();
         let key = Key::pair(&a.tenant, a.source, env.pair(a.source, account));
-        matches!(task.view.get(&key, now), Some(Row::Pair(pair)) if pair.known_from <= now)
+        match task.view.get(&key, now) {
+            Some(Row::Pair(pair)) if pair.known_from <= now => Some(*pair),
+            Some(_) | None => None,
+        }
     }
 
     /// Good accounts that have been known behind the source for at least `age_ms`.

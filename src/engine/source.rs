@@ -12,7 +12,7 @@ use super::held::Held;
 use super::io::{Effects, Output};
 use super::key::Key;
 use super::memory::Memory;
-use super::row::{ENTRIES_MAX, Entry, NetworkRow, Row, SourceRow};
+use super::row::{ENTRIES_MAX, Entry, NetworkRow, PairRow, Row, SourceRow};
 use super::task::Task;
 use crate::decide::Claim;
 use crate::detect::{Measures, SourceFacts, look};
@@ -67,7 +67,7 @@ pub(super) fn attempt(task: &mut Task, env: &Env, a: Attempt, fx: &mut Effects) 
         fx.counts.outcome(a.outcome);
     }
     let mut scene = Scene::open(task, env, a, timeliness, fx);
-    scene.hear(env);
+    scene.hear(task.now(), env);
     scene.judge(task, env, fx);
     scene.remember_success(task, env);
     scene.tell_site(task, env, fx);
@@ -92,7 +92,8 @@ struct Scene {
     timeliness: Timeliness,
     case: Circumstances,
     account: Option<Hashed>,
-    known_pair: bool,
+    /// The pair, when it is known.
+    known_pair: Option<PairRow>,
     /// Somebody asked that this source never be restricted.
     is_exempt: bool,
     /// The same wrong password again, or the same stranger's success again.
@@ -112,7 +113,7 @@ impl Scene {
     fn open(task: &mut Task, env: &Env, a: Attempt, timeliness: Timeliness, fx: &mut Effects) -> Scene {
         let network = a.source.network();
         let account = (!a.account.is_empty()).then(|| env.account(&a.tenant, &a.account));
-        let known_pair = account.is_some_and(|account| Memory::knows_pair(task, env, &a, account));
+        let known_pair = account.and_then(|account| Memory::known_pair(task, env, &a, account));
         let source_key = Key::source(&a.tenant, a.source);
         let network_key = Key::network(&a.tenant, network);
         let mut scene = Scene {
@@ -131,21 +132,20 @@ impl Scene {
             blocked: Vec::new(),
             a,
         };
-        let strange = !known_pair && timeliness != Timeliness::Late;
+        let strange = known_pair.is_none() && timeliness != Timeliness::Late;
         scene.repeat = strange && scene.is_repeat(env);
         scene.counts = strange && scene.a.is_failure() && !scene.repeat;
         scene
     }
 
     /// Whether a stranger's attempt repeats an earlier one: equal tags of one pair, without a tag one pair in one
-    /// minute; successes of one pair within the memory of entries.
+    /// minute; successes of one pair in one [`success_once_ms`](crate::topology::Plan::success_once_ms).
     fn is_repeat(&mut self, env: &Env) -> bool {
         let Some(account) = self.account else { return false };
         let at = self.a.occurred_at;
         let print = match self.a.password_tag {
             _ if self.a.is_success() => {
-                let entered = at.div_euclid(env.plan.entry_memory_ms.max(1));
-                env.repeat(account, b"success", entered)
+                env.repeat(account, b"success", at.div_euclid(env.plan.success_once_ms))
             }
             _ if !self.a.is_failure() => return false,
             Some(tag) => env.repeat(account, b"tag", i64::from(tag)),
@@ -154,19 +154,32 @@ impl Scene {
         self.source.change().repeats.is_repeat(print)
     }
 
-    /// Counts the attempt for its source and its network. Known pairs are no strangers and count for nobody's share.
-    fn hear(&mut self, env: &Env) {
+    /// Counts the attempt for its source and its network.
+    fn hear(&mut self, now: Millis, env: &Env) {
         let enters = self.counts || self.a.is_success();
-        if !enters || self.known_pair || self.repeat || self.timeliness == Timeliness::Late {
+        if !enters || self.repeat || self.timeliness == Timeliness::Late || self.says_nothing(now, env) {
             return;
         }
         let heard = Heard { at: self.a.occurred_at, failed: self.counts, account: self.account, source: None };
         hear(&mut self.source.change().tallies, &env.plan.address_windows, heard);
         let source = env.plan.network_sources.then(|| env.source(self.a.source));
         hear(&mut self.network.change().tallies, &env.plan.network_windows, Heard { source, ..heard });
-        if self.a.is_success() && self.account.is_some() {
+        if self.a.is_success() && self.account.is_some() && self.known_pair.is_none() {
             self.source.change().enter(&self.a, env.plan.entry_memory_ms);
         }
+    }
+
+    /// Whether the attempt is of a known pair and says nothing new about its source. A known pair's failure never does:
+    /// it counts for nobody. Its success says that the source is also somebody's home, a shared exit perhaps whose
+    /// strangers are not all there is to it, and counts as an attempt that did not fail; but as seldom as a stranger's does,
+    /// or an attacker who owns one known account would dilute the share of failures at will. The row of the pair tells
+    /// when it last logged in, so that this holds however many people share an exit, exactly and with nothing more to
+    /// remember. A source that is kept out teaches nothing, so nothing there would
+    /// tell a second success from the first: none counts.
+    fn says_nothing(&self, now: Millis, env: &Env) -> bool {
+        let Some(pair) = self.known_pair else { return false };
+        let part = |at: Millis| at.div_euclid(env.plan.success_once_ms);
+        !self.a.is_success() || part(pair.last_success) == part(now) || self.blocked_by(now).is_some()
     }
 
     /// Asks the playbooks about the source, then about its network. What an edge stopped opens nothing and keeps
@@ -338,7 +351,7 @@ impl Scene {
             return;
         }
         let route = env.route_account(&self.a.tenant, &self.a.account);
-        let facts = SourceFacts { known_pair: self.known_pair, blocked_by };
+        let facts = SourceFacts { known_pair: self.known_pair.is_some(), blocked_by };
         let sourced = Sourced { attempt: self.a, facts, repeat: self.repeat };
         fx.push(Output::Item { to: Stage::Account, route, item: Item::Sourced(Box::new(sourced)) });
     }

@@ -22,6 +22,9 @@ pub struct Plan {
     pub network_sources: bool,
     /// How far back the compromise playbooks look when a source is identified, in milliseconds.
     pub entry_memory_ms: Millis,
+    /// Within this time the successes of one pair count once, in milliseconds: as long as entries are remembered, and no
+    /// shorter than any window of sources and networks, or one account would fill a window with successes.
+    pub success_once_ms: Millis,
 }
 
 /// A kind of entity has too many window lengths.
@@ -56,6 +59,8 @@ impl Plan {
         plan.network_windows = windows("network", &plan.network)?;
         plan.account_windows = windows("account", &plan.account)?;
         plan.entry_memory_ms = plan.compromise.iter().map(|p| p.over).max().unwrap_or_default();
+        let over_sources = plan.address_windows.iter().chain(&plan.network_windows);
+        plan.success_once_ms = over_sources.copied().fold(plan.entry_memory_ms, Millis::max).max(1);
         plan.network_sources = plan.network.iter().any(|p| p.trigger.contains_key(&Measure::Sources));
         Ok(plan)
     }

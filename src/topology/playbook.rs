@@ -129,11 +129,12 @@ pub enum Per {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Measure {
-    /// Checked attempts: successes and failures.
+    /// `failures`, and successes of anybody; those of one pair count once in a while, see
+    /// [`success_once_ms`](super::Plan::success_once_ms).
     Attempts,
     /// Failed attempts by pairs that are not known; a repeated wrong password counts once.
     Failures,
-    /// `failures` over the attempts of strangers.
+    /// `failures` over `attempts`.
     FailureShare,
     /// Distinct account names among the failures.
     AccountsFailed,

@@ -22,7 +22,7 @@ pub struct Heard {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
     over_ms: Millis,
-    /// Attempts of strangers, and the failures among them.
+    /// Attempts that count, see [`Tally::attempts_and_failures`], and the failures among them.
     counts: Slices<2>,
     accounts: Distinct,
     sources: Distinct,
@@ -57,7 +57,8 @@ impl Tally {
         true
     }
 
-    /// Attempts of strangers in the window that ends with the entity's newest slice, and the failures among them.
+    /// Attempts in the window that ends with the entity's newest slice, and the failures among them. Failures are those
+    /// of strangers; the successes beside them are anybody's, each account's counted once in a while.
     #[must_use]
     pub fn attempts_and_failures(&self) -> (u64, u64) {
         let [attempts, failures] = self.counts.sums(self.newest());
