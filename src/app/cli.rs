@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -14,7 +15,7 @@ use super::run::{RunArgs, stop_on_signals};
 use super::settings::{Overrides, Places, Settings};
 use super::simulate::SimulateArgs;
 use super::sink::{SinkArgs, SinkContext, Watched};
-use super::telemetry::{self, LogFormat};
+use super::telemetry::{self, LogFormat, Shown};
 use super::topics::TopicsArgs;
 use super::{Connection, Ending, demo, produce, replay, run, simulate, sink, topics, topology};
 use crate::log::Clock as _;
@@ -86,13 +87,20 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
         }
         Command::Topics(args) => topics::run(args, &connection(&plain()?)?, &mut out),
         Command::Sink(args) => {
-            let settings = plain()?;
+            let over = Overrides { listen: args.listen.clone(), ..Overrides::default() };
+            let settings = load(over)?;
+            let watched = Arc::new(Watched::default());
+            if let Some(listen) = &settings.listen {
+                let shown = Arc::clone(&watched) as Arc<dyn Shown>;
+                let address = telemetry::serve(listen, telemetry::metrics()?, shown)?;
+                tracing::info!(%address, "serving /metrics, /livez, /readyz and /status");
+            }
             let context = SinkContext {
                 connection: &connection(&settings)?,
                 exemptions: topology::exemptions(&settings).map_err(Wrong)?,
                 clock: || clock.now(),
                 stop: &*stop_on_signals()?,
-                watched: &Watched::default(),
+                watched: &watched,
             };
             sink::run(args, context, &mut out)
         }

@@ -165,7 +165,7 @@ fn start_sink(
     let (connection, clock) = (connection.clone(), clock.clone());
     let (stop, watched) = (Arc::clone(stop), Arc::clone(watched));
     let common = CommonArgs { all_tenants: true, ..CommonArgs::default() };
-    let args = SinkArgs { edge: EdgeArgs::File(FileArgs { file, common }) };
+    let args = SinkArgs { edge: EdgeArgs::File(FileArgs { file, common }), listen: None };
     Ok(thread::Builder::new().name("sink".to_owned()).spawn(move || {
         let context =
             SinkContext { connection: &connection, exemptions, clock: || clock.now(), stop: &stop, watched: &watched };

@@ -13,6 +13,7 @@ use clap::Args;
 
 use super::clock::ProcessClock;
 use super::settings::Settings;
+use super::telemetry::Shown;
 use super::{telemetry, topology};
 use crate::engine::Env;
 use crate::event::wire::{Encoder, Format, SchemaIds};
@@ -88,9 +89,7 @@ pub fn run(args: &RunArgs, settings: Settings, stop: Arc<AtomicBool>) -> Result<
     let metrics = telemetry::metrics()?;
     let progress = Arc::new(Progress::default());
     if let Some(listen) = &settings.listen {
-        let shown = Arc::clone(&progress);
-        let status = Arc::new(move || serde_json::to_value(shown.snapshot()).unwrap_or_default());
-        let address = telemetry::serve(listen, metrics, Some(Arc::clone(&progress)), status)?;
+        let address = telemetry::serve(listen, metrics, Arc::clone(&progress) as Arc<dyn Shown>)?;
         tracing::info!(%address, "serving /metrics, /livez, /readyz and /status");
     }
     let clock: Arc<dyn Clock> = Arc::new(ProcessClock::real());

@@ -49,6 +49,9 @@ nginx includes the file like this:
 pub struct SinkArgs {
     #[command(subcommand)]
     pub edge: EdgeArgs,
+    /// Address for /metrics, /livez, /readyz and /status [default: none]
+    #[arg(long, global = true, env = "PORTCULLIS_LISTEN", value_name = "HOST:PORT")]
+    pub listen: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

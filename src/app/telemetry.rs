@@ -10,9 +10,11 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use metrics::{counter, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
+use super::sink::Watched;
 use crate::log::Progress;
 
 /// How log lines are written.
@@ -53,11 +55,61 @@ pub fn metrics() -> Result<PrometheusHandle> {
     Ok(handle)
 }
 
+/// What a process shows of itself. Each is asked when somebody asks.
+pub trait Shown: Send + Sync {
+    /// Whether it does its work.
+    fn is_ready(&self) -> bool;
+
+    /// Everything, for people and scripts.
+    fn status(&self) -> serde_json::Value;
+
+    /// Sets the gauges.
+    fn set_gauges(&self);
+}
+
+impl Shown for Progress {
+    fn is_ready(&self) -> bool {
+        Progress::is_ready(self)
+    }
+
+    fn status(&self) -> serde_json::Value {
+        serde_json::to_value(self.snapshot()).unwrap_or_default()
+    }
+
+    fn set_gauges(&self) {
+        crate::log::metric::gauges(&self.snapshot());
+    }
+}
+
+impl Shown for Watched {
+    fn is_ready(&self) -> bool {
+        self.get().sink.caught_up
+    }
+
+    fn status(&self) -> serde_json::Value {
+        serde_json::to_value(self.get()).unwrap_or_default()
+    }
+
+    fn set_gauges(&self) {
+        let status = self.get();
+        let sink = [("sink", status.edge)];
+        gauge!("portcullis_sink_desired_entries", &sink).set(status.sink.desired as f64);
+        gauge!("portcullis_sink_enforced_entries", &sink).set(status.sink.enforced as f64);
+        gauge!("portcullis_sink_held_back_entries", &sink).set(status.sink.held_back as f64);
+        if let Some(lag_ms) = status.sink.last_lag_ms {
+            gauge!("portcullis_sink_lag_seconds", &sink).set(lag_ms as f64 / 1_000.0);
+        }
+        counter!("portcullis_sink_records_total", &sink).absolute(status.records);
+        counter!("portcullis_sink_applied_total", &sink).absolute(status.sink.applications);
+        counter!("portcullis_sink_failed_total", &sink).absolute(status.sink.failures);
+        counter!("portcullis_sink_drift_repaired_total", &sink).absolute(status.sink.drift_repaired);
+    }
+}
+
 #[derive(Clone)]
-struct Shown {
+struct Page {
     metrics: PrometheusHandle,
-    progress: Option<Arc<Progress>>,
-    status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+    shown: Arc<dyn Shown>,
 }
 
 /// Serves `/metrics`, `/livez`, `/readyz` and `/status` on a thread of its own until the process ends; gives the address
@@ -65,24 +117,18 @@ struct Shown {
 ///
 /// # Errors
 /// The address cannot be listened on.
-pub fn serve(
-    listen: &str,
-    metrics: PrometheusHandle,
-    progress: Option<Arc<Progress>>,
-    status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
-) -> Result<std::net::SocketAddr> {
+pub fn serve(listen: &str, metrics: PrometheusHandle, shown: Arc<dyn Shown>) -> Result<std::net::SocketAddr> {
     let listener = std::net::TcpListener::bind(listen)
         .with_context(|| format!("cannot listen on {listen}; choose another with --listen"))?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let shown = Shown { metrics, progress, status };
     let routes = Router::new()
         .route("/metrics", get(show_metrics))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(show_ready))
         .route("/status", get(show_status))
-        .with_state(shown);
+        .with_state(Page { metrics, shown });
     thread::Builder::new().name("http".to_owned()).spawn(move || {
         runtime.block_on(async move {
             let served = match tokio::net::TcpListener::from_std(listener) {
@@ -97,23 +143,23 @@ pub fn serve(
     Ok(address)
 }
 
-async fn show_metrics(State(shown): State<Shown>) -> impl IntoResponse {
-    if let Some(progress) = &shown.progress {
-        crate::log::metric::gauges(&progress.snapshot());
-    }
-    shown.metrics.run_upkeep();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], shown.metrics.render())
+async fn show_metrics(State(page): State<Page>) -> impl IntoResponse {
+    page.shown.set_gauges();
+    page.metrics.run_upkeep();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page.metrics.render())
 }
 
-async fn show_ready(State(shown): State<Shown>) -> impl IntoResponse {
-    match &shown.progress {
-        Some(progress) if !progress.is_ready() => {
-            (StatusCode::SERVICE_UNAVAILABLE, "no task runs yet, or one is being restored\n")
-        }
-        Some(_) | None => (StatusCode::OK, "ready\n"),
+async fn show_ready(State(page): State<Page>) -> impl IntoResponse {
+    if page.shown.is_ready() {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready: still joining, restoring, or reading the list for the first time\n",
+        )
     }
 }
 
-async fn show_status(State(shown): State<Shown>) -> impl IntoResponse {
-    axum::Json((shown.status)())
+async fn show_status(State(page): State<Page>) -> impl IntoResponse {
+    axum::Json(page.shown.status())
 }

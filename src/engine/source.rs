@@ -144,9 +144,7 @@ impl Scene {
         let Some(account) = self.account else { return false };
         let at = self.a.occurred_at;
         let print = match self.a.password_tag {
-            _ if self.a.is_success() => {
-                env.repeat(account, b"success", at.div_euclid(env.plan.success_once_ms))
-            }
+            _ if self.a.is_success() => env.repeat(account, b"success", at.div_euclid(env.plan.success_once_ms)),
             _ if !self.a.is_failure() => return false,
             Some(tag) => env.repeat(account, b"tag", i64::from(tag)),
             None => env.repeat(account, b"minute", at.div_euclid(60_000)),

@@ -629,5 +629,7 @@ pub fn topic_partitions(client: &ClientOptions) -> Result<BTreeMap<String, i32>,
         Error::Kafka(format!("{e}: no answer from {}; is the address right, and is the broker up?", client.bootstrap))
     })?;
     let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
-    Ok(metadata.topics().iter().map(|t| (t.name().to_owned(), count(t.partitions().len()))).collect())
+    // A topic that carries an error has no list of partitions to look at.
+    let fine = metadata.topics().iter().filter(|topic| topic.error().is_none());
+    Ok(fine.map(|topic| (topic.name().to_owned(), count(topic.partitions().len()))).collect())
 }

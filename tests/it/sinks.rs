@@ -115,7 +115,7 @@ impl Running {
                 watched: &thread_watched,
             };
             let mut out = Vec::new();
-            match run(&SinkArgs { edge }, context, &mut out) {
+            match run(&SinkArgs { edge, listen: None }, context, &mut out) {
                 Ok(Ending::Well) => Ok(String::from_utf8(out).unwrap()),
                 Ok(Ending::Different) => Err("different".to_owned()),
                 Err(e) => Err(format!("{e:#}")),

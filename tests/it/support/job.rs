@@ -76,9 +76,15 @@ impl Installed {
 
     /// Starts `run` and waits until it is ready.
     pub fn run(&self, end_by: EndBy) -> Kept {
+        self.run_with(&[], end_by)
+    }
+
+    /// The same, with further flags.
+    pub fn run_with(&self, flags: &[&str], end_by: EndBy) -> Kept {
         let state = self.folder.path().join("state").display().to_string();
         let listen = format!("127.0.0.1:{}", self.listen);
-        let mut kept = self.start(&["run", "--state-dir", &state, "--listen", &listen], end_by);
+        let run = [&["run", "--state-dir", &state, "--listen", &listen], flags].concat();
+        let mut kept = self.start(&run, end_by);
         until(super::records::DEADLINE, "the job to be ready", || {
             assert!(!kept.has_ended(), "{}", kept.last_words());
             (self.get("/readyz").0 == 200).then_some(())
