@@ -4,6 +4,7 @@ pub mod cli;
 pub mod clock;
 mod connection;
 pub mod demo;
+mod input;
 pub mod live;
 mod output;
 pub mod produce;
@@ -18,4 +19,5 @@ pub mod topics;
 pub mod topology;
 
 pub use connection::Connection;
+pub use input::FormatArgs;
 pub use output::{Ending, Output};

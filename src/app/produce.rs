@@ -9,12 +9,9 @@
 //! that refuses and counts.
 
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::io::{self, Write};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -23,11 +20,12 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use super::input::{FormatArgs, open, time};
 use super::progress::Progress;
 use super::{Connection, Ending, Output};
-use crate::event::wire::{format_millis, parse_millis};
-use crate::event::{LoginEvent, Millis};
-use crate::ingest::{FileFormat, Input, SshdOptions, jsonl, reader};
+use crate::event::Millis;
+use crate::event::wire::format_millis;
+use crate::ingest::{Input, jsonl};
 use crate::log::publish::{Deliveries, Publisher};
 
 /// Most events at the start of a file that wait for the first one with a time.
@@ -53,9 +51,8 @@ pub struct ProduceArgs {
     /// The file; `-` is standard input
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// `jsonl`: one login event of the contract per line. `sshd`: OpenSSH's own log
-    #[arg(long, default_value = "jsonl")]
-    pub format: FileFormat,
+    #[command(flatten)]
+    pub format: FormatArgs,
     /// How fast: 1 is as it happened, 20 is twenty times as fast, `max` is as fast as the cluster takes them
     #[arg(long, default_value = "max", value_name = "N|max")]
     pub speed: Speed,
@@ -71,15 +68,6 @@ pub struct ProduceArgs {
     /// Send at most so many events
     #[arg(long, value_name = "N")]
     pub limit: Option<u64>,
-    /// sshd: the year of the first line whose time names none [default: the latest that is not in the future]
-    #[arg(long)]
-    pub year: Option<i32>,
-    /// sshd: the zone of times that name none, such as +01:00
-    #[arg(long, default_value = "+00:00", value_name = "ZONE", value_parser = zone, allow_hyphen_values = true)]
-    pub zone: i32,
-    /// sshd: the tenant of every event
-    #[arg(long, default_value = "default", value_name = "NAME")]
-    pub tenant: String,
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
 }
@@ -90,15 +78,12 @@ impl ProduceArgs {
     pub fn new(file: PathBuf) -> Self {
         ProduceArgs {
             file,
-            format: FileFormat::Jsonl,
+            format: FormatArgs::default(),
             speed: Speed::Max,
             to: None,
             from: None,
             time: Times::Now,
             limit: None,
-            year: None,
-            zone: 0,
-            tenant: LoginEvent::default().tenant,
             output: Output::Text,
         }
     }
@@ -130,28 +115,6 @@ impl FromStr for Speed {
         let factor = text.parse::<f64>().ok().filter(|factor| *factor > 0.0 && *factor <= SPEED_MAX);
         factor.map(Speed::Paced).ok_or_else(|| "write a positive number, or max".to_owned())
     }
-}
-
-pub(super) fn time(text: &str) -> Result<Millis, String> {
-    let at = parse_millis(text).or_else(|| text.parse().ok());
-    at.ok_or_else(|| "write it as 2019-06-28T02:40:00+02:00, or in milliseconds since 1970".to_owned())
-}
-
-pub(super) fn zone(text: &str) -> Result<i32, String> {
-    let parse = || {
-        let (sign, rest) = match text.split_at_checked(1)? {
-            ("+", rest) => (1, rest),
-            ("-", rest) => (-1, rest),
-            _ => return None,
-        };
-        let (hours, minutes) = rest.split_once(':')?;
-        let number = |digits: &str, max: i32| {
-            let is_digits = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_digit());
-            digits.parse::<i32>().ok().filter(|n| is_digits && *n <= max)
-        };
-        Some(sign * (60 * number(hours, 23)? + number(minutes, 59)?))
-    };
-    parse().ok_or_else(|| "write it as +01:00".to_owned())
 }
 
 /// What was done.
@@ -218,7 +181,7 @@ fn publish(
     };
     let (input, length, read) = open(&args.file)?;
     let mut progress = Progress::new("publishing", length);
-    let mut selected = Selected::new(reader(args.format, input, sshd_options(args, now)), args);
+    let mut selected = Selected::new(args.format.reader(input, now), args);
     let mut summary = Summary::default();
     let start = clock();
     let mut first_arrival = None;
@@ -290,7 +253,7 @@ fn offset_to_now(args: &ProduceArgs, now: Millis) -> anyhow::Result<i64> {
     let (input, length, read) = open(&args.file)?;
     let mut progress = Progress::new("looking for the last attempt", length);
     let mut last = None;
-    for (event, number) in Selected::new(reader(args.format, input, sshd_options(args, now)), args).zip(1..) {
+    for (event, number) in Selected::new(args.format.reader(input, now), args).zip(1..) {
         let event = event.with_context(|| format!("cannot read {}", args.file.display()))?;
         last = event.arrival.or(last);
         if number % EVENTS_BETWEEN_LOOKS == 0 {
@@ -303,10 +266,6 @@ fn offset_to_now(args: &ProduceArgs, now: Millis) -> anyhow::Result<i64> {
 
 fn is_standard_input(args: &ProduceArgs) -> bool {
     args.file.as_os_str() == "-"
-}
-
-fn sshd_options(args: &ProduceArgs, now: Millis) -> SshdOptions {
-    SshdOptions { year: args.year, now, zone_minutes: args.zone, tenant: args.tenant.clone() }
 }
 
 /// The source address as the event writes it. As the key of the record it keeps the attempts of one source in order.
@@ -394,39 +353,6 @@ impl Iterator for Selected<'_> {
     }
 }
 
-pub(super) type Opened = (Box<dyn BufRead>, Option<u64>, Rc<Cell<u64>>);
-
-/// The file, its length when it has one, and how many bytes were read of it so far.
-pub(super) fn open(path: &Path) -> anyhow::Result<Opened> {
-    let read = Rc::new(Cell::new(0));
-    if path.as_os_str() == "-" {
-        let input = Measured { inner: io::stdin(), read: Rc::clone(&read) };
-        return Ok((Box::new(BufReader::new(input)), None, read));
-    }
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let metadata = file.metadata().with_context(|| format!("cannot read {}", path.display()))?;
-    if metadata.is_dir() {
-        bail!("{} is a folder; name a file", path.display());
-    }
-    let length = metadata.is_file().then_some(metadata.len());
-    let input = Measured { inner: file, read: Rc::clone(&read) };
-    Ok((Box::new(BufReader::with_capacity(1 << 18, input)), length, read))
-}
-
-/// Counts the bytes that are read.
-struct Measured<R> {
-    inner: R,
-    read: Rc<Cell<u64>>,
-}
-
-impl<R: Read> Read for Measured<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.read.set(self.read.get() + n as u64);
-        Ok(n)
-    }
-}
-
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Deliveries { delivered, failed, .. } = &self.deliveries;
@@ -452,6 +378,7 @@ mod tests {
     use clap::{CommandFactory, Parser};
 
     use super::*;
+    use crate::ingest::{FileFormat, SshdOptions, reader};
 
     #[derive(Debug, clap::Parser)]
     struct Line {
@@ -467,7 +394,8 @@ mod tests {
             "original",
         ];
         let args = Line::try_parse_from(line).unwrap().args;
-        let seen = (args.file.to_str(), args.format, args.speed, args.to, args.zone, args.time);
+        let FormatArgs { format, zone, .. } = args.format;
+        let seen = (args.file.to_str(), format, args.speed, args.to, zone, args.time);
         assert_eq!(seen, (Some("-"), FileFormat::Sshd, Speed::Paced(20.0), Some(1_000), -480, Times::Original));
         assert!(Line::try_parse_from(["produce", "x", "--speed", "0"]).is_err());
     }
@@ -517,13 +445,6 @@ mod tests {
         for wrong in ["", "0", "-1", "NaN", "inf", "fast", "1e7"] {
             assert!(wrong.parse::<Speed>().is_err(), "{wrong}");
         }
-        assert_eq!(["+00:00", "+01:30", "-08:00"].map(zone), [Ok(0), Ok(90), Ok(-480)]);
-        for wrong in ["", "1:00", "+1:00", "+24:00", "+01:60", "+01", "é01:00", "++1:00"] {
-            assert!(zone(wrong).is_err(), "{wrong}");
-        }
-        assert_eq!(time("2019-06-28T02:40:00+02:00"), Ok(1_561_682_400_000));
-        assert_eq!(time("1000"), Ok(1_000));
-        assert!(time("yesterday").is_err());
     }
 
     #[test]

@@ -11,14 +11,13 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::clock::ProcessClock;
-use super::produce::{open, time, zone};
+use super::input::{FormatArgs, open, time};
 use super::progress::Progress;
 use super::settings::Settings;
 use super::topology;
 use crate::engine::{Emission, Output, Pipeline, Raw};
 use crate::event::wire::{WriterSchema, format_millis};
 use crate::event::{Entity, Millis, Mode};
-use crate::ingest::{self, FileFormat, SshdOptions};
 use crate::log::Clock as _;
 
 /// Longest part of a bad record in `dead-letters.jsonl`, in characters.
@@ -38,21 +37,11 @@ pub struct ReplayArgs {
     /// File to read; - for standard input
     #[arg(long, value_name = "FILE|-")]
     pub events: PathBuf,
-    /// `jsonl`: one login event of the contract per line. `sshd`: OpenSSH's own log
-    #[arg(long, default_value = "jsonl")]
-    pub format: FileFormat,
+    #[command(flatten)]
+    pub format: FormatArgs,
     /// Leave out what arrived after this moment of the file
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub to: Option<Millis>,
-    /// sshd: the year of the first line whose time names none [default: the latest that is not in the future]
-    #[arg(long)]
-    pub year: Option<i32>,
-    /// sshd: the zone of times that name none, such as +01:00
-    #[arg(long, default_value = "+00:00", value_name = "ZONE", value_parser = zone, allow_hyphen_values = true)]
-    pub zone: i32,
-    /// sshd: the tenant of every event
-    #[arg(long, default_value = "default", value_name = "NAME")]
-    pub tenant: String,
     /// Folder with playbooks to try instead of the live ones
     #[arg(long, value_name = "DIR")]
     pub playbooks: Option<PathBuf>,
@@ -91,10 +80,9 @@ pub fn replay(args: &ReplayArgs, settings: &Settings) -> Result<ReplaySummary> {
     let mut out = Results::create(&args.out)?;
     let (input, length, read) = open(&args.events)?;
     let mut progress = Progress::new("replaying", length);
-    let sshd = SshdOptions { year: args.year, now: clock.now(), zone_minutes: args.zone, tenant: args.tenant.clone() };
     let mut summary = ReplaySummary::default();
     let mut arrival = 0;
-    for event in ingest::reader(args.format, input, sshd) {
+    for event in args.format.reader(input, clock.now()) {
         let event = event.with_context(|| format!("reading {}", args.events.display()))?;
         arrival = event.arrival.unwrap_or(arrival);
         if args.to.is_some_and(|to| arrival > to) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use portcullis::app::produce::{ProduceArgs, Speed, Summary, Times, run};
-use portcullis::app::{Connection, Output};
+use portcullis::app::{Connection, FormatArgs, Output};
 use portcullis::event::Millis;
 use portcullis::event::wire::json_login_event;
 use portcullis::ingest::FileFormat;
@@ -155,8 +155,10 @@ fn paced_the_first_attempt_is_now_and_each_waits_for_its_time() {
 
 #[test]
 fn lines_of_sshd_become_events() {
-    let args =
-        ProduceArgs { format: FileFormat::Sshd, year: Some(2014), tenant: "ops".to_owned(), ..sample("ssh-auth.log") };
+    let args = ProduceArgs {
+        format: FormatArgs { format: FileFormat::Sshd, year: Some(2014), tenant: "ops".to_owned(), zone: 0 },
+        ..sample("ssh-auth.log")
+    };
     let (summary, records) = produce("produce-sshd", args);
     let events: Vec<_> = records.iter().map(|r| json_login_event(r.value.as_deref().unwrap()).unwrap().event).collect();
     let mut told: Vec<String> =
