@@ -399,10 +399,9 @@ impl<L: Log> StageLoop<L> {
             .map(|((part, _), _)| part.clone())
             .collect();
         if !gone.is_empty() {
-            return Err(Error::Kafka(format!(
-                "another member has moved on with {}; this one starts again from the changelog",
-                gone.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-            )));
+            // Its new owner restores from the changelog, where this transaction is not.
+            tracing::warn!(parts = ?gone.iter().map(ToString::to_string).collect::<Vec<_>>(), "moved on without us; closed");
+            self.close(&gone);
         }
         self.rewind()
     }
@@ -443,12 +442,13 @@ impl<L: Log> StageLoop<L> {
     fn revoke(&mut self, parts: &[Part], lost: bool) -> Result<(), Error> {
         if lost {
             self.log.abort()?;
+            self.close(parts);
             self.rewind()?;
         } else {
             self.process()?;
             self.commit()?;
+            self.close(parts);
         }
-        self.close(parts);
         self.log.release(parts)
     }
 
