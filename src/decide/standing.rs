@@ -121,11 +121,11 @@ impl Standing {
     }
 
     /// Prolongs by its own step each claim that `which` takes and that wants it; whether any was.
-    pub fn prolong(&mut self, now: Millis, which: impl Fn(&Claim) -> bool) -> bool {
+    pub fn prolong(&mut self, now: Millis, arrived_at: Millis, which: impl Fn(&Claim) -> bool) -> bool {
         let mut any = false;
         for claim in &mut self.claims {
-            if claim.until > now && claim.wants_prolonging(now) && which(claim) {
-                claim.until = now.saturating_add(claim.step_ms);
+            if claim.until > now && claim.wants_prolonging(arrived_at) && which(claim) {
+                claim.until = arrived_at.saturating_add(claim.step_ms);
                 any = true;
             }
         }
@@ -247,7 +247,7 @@ mod tests {
                 }
                 let id = format!("p{playbook}");
                 if renews {
-                    standing.prolong(now, |c| *c.playbook == *id);
+                    standing.prolong(now, now, |c| *c.playbook == *id);
                 } else {
                     standing.offend(&id, true, now, 2 * length);
                     standing.add(claim(&id, actions[playbook], now, now + length));

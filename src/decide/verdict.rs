@@ -16,7 +16,10 @@ pub struct Case<'a> {
     /// Event time of the attempt.
     pub occurred_at: Millis,
     pub event_id: &'a str,
-    /// Stream time: `since` and `until` count from it.
+    /// When the attempt arrived: ends count from it, so that what arrives behind stream time is not held against anybody
+    /// for longer than it would have been.
+    pub arrived_at: Millis,
+    /// Stream time.
     pub now: Millis,
     pub incident_id: Option<&'a str>,
 }
@@ -38,13 +41,20 @@ pub fn is_settled(playbook: &Playbook, standing: &Standing, now: Millis) -> bool
     playbook.mode.verdict_mode().is_none_or(|mode| claim(mode).is_some_and(|c| !c.wants_prolonging(now)))
 }
 
+/// Whether whatever an attempt that arrived at `arrived_at` could open has ended by stream time `now`.
+#[must_use]
+pub fn is_over(playbook: &Playbook, arrived_at: Millis, now: Millis) -> bool {
+    let shortest = playbook.then.ladder.first().copied().unwrap_or(playbook.over);
+    arrived_at.saturating_add(shortest) <= now
+}
+
 /// Decides. Within an open episode nothing new is said; its claim is prolonged.
 pub fn decide(playbook: &Playbook, found: &Found, standing: &mut Standing, case: &Case<'_>) -> Decision {
     let Some(mode) = playbook.mode.verdict_mode() else { return Decision::default() };
     let now = case.now;
     let live = restricts(playbook, mode);
     if standing.claim(&playbook.id, live, now).is_some() {
-        standing.prolong(now, |claim| *claim.playbook == *playbook.id);
+        standing.prolong(now, case.arrived_at, |claim| *claim.playbook == *playbook.id);
         return Decision { verdict: None, change: standing.settle(now), due: standing.next_end() };
     }
     let step_ms = if playbook.then.ladder.is_empty() {
@@ -53,7 +63,7 @@ pub fn decide(playbook: &Playbook, found: &Found, standing: &mut Standing, case:
     } else {
         step(playbook, standing.offend(&playbook.id, live, now, playbook.then.ladder_memory))
     };
-    let until = now.saturating_add(step_ms);
+    let until = case.arrived_at.saturating_add(step_ms);
     let verdict = verdict(playbook, found, case, mode, playbook.then.action.restricts().then_some(until));
     standing.add(Claim {
         playbook: playbook.id.as_str().into(),

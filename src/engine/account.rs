@@ -78,7 +78,7 @@ fn guessed(task: &mut Task, env: &Env, sourced: &Sourced, timeliness: Timeliness
         Held::take(task, Key::account(&a.tenant, env.account(&a.tenant, &a.account)), Row::account);
     let heard = Heard { at: a.occurred_at, failed: true, account: None, source: Some(env.source(a.source)) };
     hear(&mut account.change().tallies, windows, heard);
-    let circumstances = Circumstances::of(task, &a.tenant, timeliness);
+    let circumstances = Circumstances::of(task, &a.tenant, a.arrived_at, timeliness);
     let cause = circumstances.cause(&a.event_id, a.occurred_at, task.exempt_entity(env, &who));
     let mut dock = Dock::take(task, Key::standing(&who), fx);
     for playbook in &env.plan.account {
@@ -102,7 +102,7 @@ fn compromised(
 ) -> bool {
     let late_by = facts.known_at.saturating_sub(facts.at);
     let Some(found) = stranger_success(facts) else { return false };
-    let circumstances = Circumstances::of(task, &who.tenant, Timeliness::Fresh);
+    let circumstances = Circumstances::of(task, &who.tenant, task.now(), Timeliness::Fresh);
     let cause = circumstances.cause(event_id, facts.at, task.exempt_entity(env, who));
     let mut dock = Dock::take(task, Key::standing(who), fx);
     let mut newly = false;

@@ -8,7 +8,7 @@ use super::io::{BlockChange, Effects, Output};
 use super::key::Key;
 use super::row::{Row, StandingRow};
 use super::task::Task;
-use crate::decide::{Case, Change, Claim, Decision, Standing, decide, is_settled};
+use crate::decide::{Case, Change, Claim, Decision, Standing, decide, is_over, is_settled};
 use crate::detect::Found;
 use crate::event::{Action, AttackState, Entity, Millis};
 use crate::topology::Playbook;
@@ -19,21 +19,23 @@ use crate::window::Timeliness;
 pub(super) struct Circumstances {
     pub(super) state: AttackState,
     pub(super) incident_id: Option<Box<str>>,
+    /// When the attempt arrived.
+    arrived_at: Millis,
     /// An attempt that arrived too late to act upon opens and prolongs nothing.
     is_fresh: bool,
 }
 
 impl Circumstances {
-    pub(super) fn of(task: &Task, tenant: &str, timeliness: Timeliness) -> Self {
+    pub(super) fn of(task: &Task, tenant: &str, arrived_at: Millis, timeliness: Timeliness) -> Self {
         let (state, incident_id) = task.state_of(tenant);
         let is_fresh = timeliness == Timeliness::Fresh;
-        Circumstances { state, incident_id: incident_id.map(Into::into), is_fresh }
+        Circumstances { state, incident_id: incident_id.map(Into::into), arrived_at, is_fresh }
     }
 
     /// The cause that an attempt is for judging an entity, which an exemption or the address itself may protect.
     pub(super) fn cause<'a>(&'a self, event_id: &'a str, occurred_at: Millis, is_spared: bool) -> Cause<'a> {
         let incident_id = self.incident_id.as_deref();
-        Cause { event_id, occurred_at, incident_id, is_fresh: self.is_fresh, is_spared }
+        Cause { event_id, occurred_at, arrived_at: self.arrived_at, incident_id, is_fresh: self.is_fresh, is_spared }
     }
 }
 
@@ -43,6 +45,7 @@ pub(super) struct Cause<'a> {
     event_id: &'a str,
     /// Event time.
     occurred_at: Millis,
+    arrived_at: Millis,
     incident_id: Option<&'a str>,
     is_fresh: bool,
     is_spared: bool,
@@ -104,7 +107,7 @@ impl Dock {
             fx.count(Counter::Spared);
             return false;
         }
-        if !cause.is_fresh {
+        if !cause.is_fresh || is_over(playbook, cause.arrived_at, now) {
             fx.count(Counter::TooOldToEnforce);
             return false;
         }
@@ -113,6 +116,7 @@ impl Dock {
             entity: who,
             occurred_at: cause.occurred_at,
             event_id: cause.event_id,
+            arrived_at: cause.arrived_at,
             now,
             incident_id: cause.incident_id,
         };
@@ -130,7 +134,7 @@ impl Dock {
     pub(super) fn renew(&mut self, task: &mut Task, cause: &Cause<'_>, fx: &mut Effects) {
         let now = task.now();
         let Some(row) = &mut self.row else { return };
-        if cause.is_spared || !cause.is_fresh || !row.standing.prolong(now, |claim| claim.live) {
+        if cause.is_spared || !cause.is_fresh || !row.standing.prolong(now, cause.arrived_at, |claim| claim.live) {
             return;
         }
         self.is_changed = true;

@@ -204,7 +204,7 @@ fn campaign_verdict(
     fx: &mut Effects,
 ) {
     // Its evidence is the minute, not one attempt, and its episode is the incident.
-    let case = Case { entity, occurred_at: now, event_id: "", now, incident_id };
+    let case = Case { entity, occurred_at: now, event_id: "", arrived_at: now, now, incident_id };
     let Decision { verdict, .. } = decide(playbook, &judgement.found, &mut Standing::default(), &case);
     if let Some(mut verdict) = verdict {
         verdict.evidence.clear();

@@ -118,7 +118,7 @@ impl Scene {
         let network_key = Key::network(&a.tenant, network);
         let mut scene = Scene {
             timeliness,
-            case: Circumstances::of(task, &a.tenant, timeliness),
+            case: Circumstances::of(task, &a.tenant, a.arrived_at, timeliness),
             account,
             known_pair,
             is_exempt: task.exempt_source(env, &a.tenant, a.source).is_some(),

@@ -70,6 +70,26 @@ fn a_block_that_ends_is_lifted_by_a_tombstone_when_time_passes() {
 }
 
 #[test]
+fn what_arrived_days_before_now_blocks_nobody_now() {
+    let mut installation = Installation::new(1);
+    installation.set_now(START + 2 * 86_400_000);
+    // Somebody logs in, and then the stages hear what time it is.
+    let (_, json) = failure(0, "192.0.2.1", "somebody@mail.example");
+    installation.publish(0, START - 1_000, &json);
+    installation.settle();
+    for _ in 0..100 {
+        installation.turn();
+    }
+    attack(&installation);
+    installation.set_now(START + 2 * 86_400_000 + 10_000);
+    installation.settle();
+    assert_eq!(installation.output("blocklist"), []);
+    let counts = installation.counts();
+    assert_eq!((counts.get(Counter::EventsIn), counts.get(Counter::Counted)), (25, 25));
+    assert!(counts.get(Counter::TooOldToEnforce) > 0);
+}
+
+#[test]
 fn commits_that_abort_or_whose_outcome_is_unknown_change_nothing() {
     let mut calm = Installation::new(1);
     attack(&calm);
