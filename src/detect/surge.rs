@@ -1,23 +1,28 @@
 //! Failures over the whole site far above the usual: the plain site detector.
 //!
-//! It compares the last minute with a slow baseline that does not learn while anything stands out. Known gap: attacks
-//! of less than the surge factor; sequential change detection takes its place.
+//! It compares the last minute with a slow baseline that does not learn while anything stands out. What is refused
+//! because its source is blocked counts as if it had failed, or good blocks would hide the attack from whoever must be
+//! told of it. What is stopped for another reason does not: challenges are there because of the state, and must not
+//! keep it up by raising it. Known gap: attacks of less than the surge factor; sequential change detection takes its
+//! place.
 
 use std::collections::BTreeMap;
 
 use super::Found;
 use crate::event::{AttackState, Millis};
 
-/// What must hold at once for a state.
+/// What must hold at once for a state. Bad attempts are failures and refused ones.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SurgeBound {
-    /// Failures in the minute.
+    /// Bad attempts in the minute.
     pub failures: f64,
-    /// The same as a multiple of the usual.
+    /// The same as a multiple of the usual failures.
     pub times_usual: f64,
-    /// Share of failures among checked attempts.
+    /// Share of bad attempts among those that were checked or refused, were all of them failures. It keeps an outage or
+    /// a broken release, in which people fail, from being taken for an attack; what is refused comes from sources that
+    /// were judged one by one, so the bound shrinks with the part of failures among the bad.
     pub share: f64,
-    /// By how much that share must lie above the usual one.
+    /// By how much that share must lie above the usual one of failures.
     pub share_above_usual: f64,
 }
 
@@ -33,6 +38,9 @@ pub struct SurgeBounds {
     pub usual_share_unlearnt: f64,
     /// Stopped attempts a minute that still stand out.
     pub stopped: f64,
+    /// By how much their share of all attempts must lie above the usual one of failures, once that is learnt: one in ten
+    /// may give up at a challenge, which is many at a large site, and must not keep it on by that.
+    pub stopped_share_above_usual: f64,
 }
 
 impl Default for SurgeBounds {
@@ -43,6 +51,7 @@ impl Default for SurgeBounds {
             usual_floor: 20.0,
             usual_share_unlearnt: 0.5,
             stopped: 30.0,
+            stopped_share_above_usual: 0.2,
         }
     }
 }
@@ -59,7 +68,10 @@ pub struct Usual {
 pub struct SiteFigures {
     pub attempts: f64,
     pub failures: f64,
+    /// Blocked or challenged before the password was checked.
     pub stopped: f64,
+    /// Refused because their source is blocked; of one source hardly more than one a second.
+    pub refused: f64,
     /// `None` while too little was learnt.
     pub usual: Option<Usual>,
     pub window_start: Millis,
@@ -70,8 +82,29 @@ impl SiteFigures {
     /// Failures over checked attempts; 0 when there were none.
     #[must_use]
     pub fn failure_share(&self) -> f64 {
-        if self.attempts > 0.0 { self.failures / self.attempts } else { 0.0 }
+        share(self.failures, self.attempts)
     }
+
+    /// Bad attempts: failures and refused.
+    fn bad(&self) -> f64 {
+        self.failures + self.refused
+    }
+
+    /// Bad attempts over those that were checked or refused; 0 when there were none.
+    fn bad_share(&self) -> f64 {
+        share(self.bad(), self.attempts + self.refused)
+    }
+
+    /// Whether so many are stopped that somebody must be at work.
+    fn stopped_stand_out(&self, bounds: &SurgeBounds) -> bool {
+        let share = share(self.stopped, self.attempts + self.stopped);
+        let share_min = self.usual.map_or(0.0, |usual| (usual.share + bounds.stopped_share_above_usual).min(1.0));
+        self.stopped >= bounds.stopped && share >= share_min
+    }
+}
+
+fn share(part: f64, of: f64) -> f64 {
+    if of > 0.0 { part / of } else { 0.0 }
 }
 
 /// What the figures say.
@@ -88,12 +121,12 @@ pub struct SurgeJudgement {
 pub fn judge_surge(figures: &SiteFigures, bounds: &SurgeBounds) -> SurgeJudgement {
     let usual = figures.usual.map_or(0.0, |usual| usual.failures).max(bounds.usual_floor);
     let usual_share = figures.usual.map_or(bounds.usual_share_unlearnt, |usual| usual.share);
-    let times = figures.failures / usual;
-    let share = figures.failure_share();
-    let share_min = |bound: &SurgeBound| bound.share.max(usual_share + bound.share_above_usual).min(1.0);
-    let over = |bound: &SurgeBound| {
-        figures.failures >= bound.failures && share >= share_min(bound) && times >= bound.times_usual
-    };
+    let (bad, share) = (figures.bad(), figures.bad_share());
+    let times = bad / usual;
+    let failed_part = if bad > 0.0 { figures.failures / bad } else { 1.0 };
+    let share_min =
+        |bound: &SurgeBound| (bound.share * failed_part).max(usual_share + bound.share_above_usual).min(1.0);
+    let over = |bound: &SurgeBound| bad >= bound.failures && share >= share_min(bound) && times >= bound.times_usual;
     let state = if over(&bounds.attack) {
         AttackState::Attack
     } else if over(&bounds.elevated) {
@@ -101,27 +134,33 @@ pub fn judge_surge(figures: &SiteFigures, bounds: &SurgeBounds) -> SurgeJudgemen
     } else {
         AttackState::Calm
     };
-    let failures_min = bounds.attack.failures.max(bounds.attack.times_usual * usual);
+    let bad_min = bounds.attack.failures.max(bounds.attack.times_usual * usual);
     let usually = figures.usual.map_or_else(
         || "what is usual is not learnt yet".to_owned(),
         |learnt| format!("usually {:.0} and {:.0} %", learnt.failures, learnt.share * 100.0),
     );
+    let refused = match figures.refused {
+        refused if refused > 0.0 => format!(" and {refused:.0} were refused at blocked sources"),
+        _ => String::new(),
+    };
     let found = Found {
         measures: BTreeMap::from([
             ("failures_per_minute".to_owned(), figures.failures),
-            ("failures_per_minute.threshold".to_owned(), failures_min),
-            ("failure_share".to_owned(), share),
-            ("failure_share.threshold".to_owned(), share_min(&bounds.attack)),
+            ("refused_per_minute".to_owned(), figures.refused),
+            ("bad_per_minute".to_owned(), bad),
+            ("bad_per_minute.threshold".to_owned(), bad_min),
+            ("bad_share".to_owned(), share),
+            ("bad_share.threshold".to_owned(), share_min(&bounds.attack)),
         ]),
         explanation: format!(
-            "{:.0} logins failed within a minute, {:.0} % of all; {usually}.",
+            "{:.0} logins failed{refused} within a minute, {:.0} % of all; {usually}.",
             figures.failures,
             share * 100.0
         ),
         window_start: figures.window_start,
         window_end: figures.window_end,
     };
-    SurgeJudgement { state, quiet: state == AttackState::Calm && figures.stopped < bounds.stopped, found }
+    SurgeJudgement { state, quiet: state == AttackState::Calm && !figures.stopped_stand_out(bounds), found }
 }
 
 #[cfg(test)]
@@ -161,5 +200,35 @@ mod tests {
         assert!(judge_surge(&figures, &bounds).quiet);
         figures.stopped += 1.0;
         assert!(!judge_surge(&figures, &bounds).quiet);
+        // Of six hundred logins a minute some give up at a challenge.
+        figures = SiteFigures { attempts: 600.0, failures: 60.0, usual: USUAL, ..figures };
+        figures.stopped = 257.0;
+        assert!(judge_surge(&figures, &bounds).quiet);
+        figures.stopped = 258.0;
+        assert!(!judge_surge(&figures, &bounds).quiet);
+        // Where nothing is known to be usual, thirty are thirty.
+        figures = SiteFigures { usual: None, stopped: 30.0, ..figures };
+        assert!(!judge_surge(&figures, &bounds).quiet);
+    }
+
+    const USUAL: Option<Usual> = Some(Usual { failures: 60.0, share: 0.1 });
+
+    #[test]
+    fn what_blocked_sources_are_refused_counts_as_failed_and_a_challenge_does_not() {
+        use AttackState::{Attack, Calm, Elevated};
+        let ordinary = SiteFigures { attempts: 600.0, failures: 60.0, usual: USUAL, ..SiteFigures::default() };
+        let check = |stopped: f64, refused: f64, state: AttackState| {
+            let figures = SiteFigures { stopped, refused, ..ordinary };
+            assert_eq!(judge_surge(&figures, &SurgeBounds::default()).state, state, "{figures:?}");
+        };
+        check(10_000.0, 0.0, Calm);
+        // Three and five times the usual sixty, together with the sixty that failed.
+        check(119.0, 119.0, Calm);
+        check(120.0, 120.0, Elevated);
+        check(239.0, 239.0, Elevated);
+        check(240.0, 240.0, Attack);
+        // So many are a trifle where ten times as many log in.
+        let large = SiteFigures { attempts: 6_000.0, refused: 240.0, stopped: 240.0, ..ordinary };
+        assert_eq!(judge_surge(&large, &SurgeBounds::default()).state, Calm);
     }
 }

@@ -67,6 +67,8 @@ pub struct Partial {
     /// Failures on names that belong to nobody.
     pub unknown: u32,
     pub stopped: u32,
+    /// Sources that were refused because they are kept out, each once: one that hammers at its block is no campaign.
+    pub refused: u32,
     /// Keyed hashes behind the failures and stopped attempts, each once.
     pub sources: Vec<Hashed>,
     pub accounts: Vec<Hashed>,
@@ -134,7 +136,7 @@ fn remember(list: &mut Vec<Hashed>, value: Hashed) {
     }
 }
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Largest frame that is written; the loop starts another one beyond it.
 pub const FRAME_BYTES_MAX: usize = 256 << 10;
 

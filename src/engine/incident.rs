@@ -26,7 +26,7 @@ const PLAYBOOKS_MAX: usize = 64;
 
 pub(super) fn open(env: &Env, tenant: &str, row: &mut SiteRow, now: Millis) {
     let last = row.minute.slice_of(now);
-    let [attempts, failures, unknown, stopped] = row.minute.sums(last);
+    let [attempts, failures, unknown, stopped, _] = row.minute.sums(last);
     let recent = std::mem::take(&mut row.recent);
     let surges = env.plan.surge.iter().map(|playbook| playbook.id.as_str().into());
     row.incident = Some(Box::new(OpenIncident {

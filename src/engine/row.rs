@@ -108,8 +108,8 @@ pub struct FamiliarRow {
 /// A tenant's last minute, its usual, its status and its open incident.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SiteRow {
-    /// Attempts, failures, failures on nobody's names, stopped; in slices of three seconds.
-    pub minute: Slices<4>,
+    /// Attempts, failures, failures on nobody's names, stopped, refused sources; in slices of three seconds.
+    pub minute: Slices<5>,
     /// Learnt failures and attempts a minute, and from how many minutes.
     pub usual_failures: f64,
     pub usual_attempts: f64,
@@ -167,7 +167,7 @@ pub struct OpenIncident {
 const _: () = assert!(size_of::<Row>() <= 56);
 
 /// Version of the row format; a state of another version is refused at start.
-pub(super) const ROW_VERSION: u8 = 1;
+pub(super) const ROW_VERSION: u8 = 2;
 
 /// A stored row does not read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

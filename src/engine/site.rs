@@ -43,13 +43,14 @@ impl SiteRow {
     /// The minute that ends at `now`.
     pub(super) fn figures(&self, now: Millis) -> SiteFigures {
         let last = self.minute.slice_of(now);
-        let [attempts, failures, _, stopped] = self.minute.sums(last);
+        let [attempts, failures, _, stopped, refused] = self.minute.sums(last);
         let (window_start, window_end) = self.minute.span(last);
         let learnt = self.minutes_learnt >= LEARN_MINUTES && self.usual_attempts > 0.0;
         SiteFigures {
             attempts: attempts as f64,
             failures: failures as f64,
             stopped: stopped as f64,
+            refused: refused as f64,
             usual: learnt
                 .then(|| Usual { failures: self.usual_failures, share: self.usual_failures / self.usual_attempts }),
             window_start,
@@ -63,7 +64,8 @@ pub(super) fn partial(task: &mut Task, env: &Env, partial: &Partial, fx: &mut Ef
     let now = task.now();
     let key = Key::site(&partial.tenant);
     let mut row = task.view.take(&key, now).and_then(Row::site).unwrap_or_else(|| Box::new(SiteRow::new(now)));
-    row.minute.add(partial.at, [partial.attempts, partial.failures, partial.unknown, partial.stopped]);
+    let Partial { attempts, failures, unknown, stopped, refused, .. } = *partial;
+    row.minute.add(partial.at, [attempts, failures, unknown, stopped, refused]);
     match &mut row.incident {
         Some(incident) => incident.merge(env, partial),
         None => row.recent.merge(env, partial, row.minute.slice_of(partial.at), row.minute.slice_of(now), now),

@@ -312,12 +312,17 @@ impl Scene {
         }
         let source = env.source(self.a.source);
         let blocked = std::mem::take(&mut self.blocked);
+        let kept_out = self.blocked_by(task.now()).is_some();
         let (a, account, counts) = (&self.a, self.account, self.counts);
         task.add_partial(env, &a.tenant, fx, |partial| {
             match a.outcome {
                 Outcome::Success => partial.attempts += 1,
                 Outcome::Failure if a.is_failure() => partial.attempts += 1,
-                Outcome::Blocked | Outcome::Challenged => partial.stopped += a.count,
+                Outcome::Blocked | Outcome::Challenged => {
+                    partial.stopped = partial.stopped.saturating_add(a.count);
+                    let is_first = !partial.sources.contains(&source);
+                    partial.refused += u32::from(a.outcome == Outcome::Blocked && kept_out && is_first);
+                }
                 Outcome::Failure | Outcome::Unknown => {}
             }
             if counts || a.is_stopped() {

@@ -306,7 +306,7 @@ fn a_poison_item_is_set_aside_alone() {
     assert_eq!((read.len(), read[0].is_ok(), read[2].is_ok()), (3, true, true));
     let (reject, poison) = read[1].as_ref().unwrap_err();
     assert_eq!((reject.reason, poison[0]), (Reason::BrokenFrame, 99));
-    for value in [&b""[..], b"\x02", b"{}"] {
+    for value in [&b""[..], b"\xff", b"{}"] {
         assert_eq!(FrameReader::new(value).unwrap_err().reason, Reason::BrokenFrame);
     }
 }
