@@ -363,6 +363,12 @@ impl std::fmt::Display for Summary {
         if *failed > 0 {
             write!(f, "; {failed} not delivered")?;
         }
+        if self.sent == 0 {
+            write!(
+                f,
+                "; no event lies between --from and --to (if the file's times name no year, say which with --year)"
+            )?;
+        }
         if self.unmoved > 0 {
             write!(f, "; {} without a usable time passed as they are", self.unmoved)?;
         }

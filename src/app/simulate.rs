@@ -33,7 +33,7 @@ use crate::topology::{format_duration, parse_duration};
 const EXAMPLES: &str = "\
 Examples:
   portcullis simulate night --seed 7 --history 14d --out night.jsonl --truth truth.jsonl
-  portcullis simulate night --publish --lead-in 2m --after 2m
+  portcullis simulate night --publish --lead-in 8m --after 5m
   portcullis simulate one-per-address --attacker rotate --edge login-page
   portcullis simulate ordinary --length 6h --out - | portcullis replay --events - --out replayed";
 

@@ -13,6 +13,8 @@ const COMMITS: &str = "portcullis_commits_total";
 pub fn describe() {
     for counter in Counter::ALL {
         describe_counter!(name(*counter), "see `engine::counts`; raised once a commit by what was committed");
+        // There from the start, so that a dashboard shows 0 and not nothing.
+        counter!(name(*counter)).increment(0);
     }
     describe_counter!(COMMITS, "transactions committed");
     describe_histogram!(COMMIT_SECONDS, metrics::Unit::Seconds, "from the start of a commit to the rows in the store");

@@ -23,6 +23,7 @@ struct Inner {
     commits: u64,
     aborts: u64,
     unknown: u64,
+    /// Assignments and revocations.
     rebalances: u64,
 }
 
@@ -112,9 +113,12 @@ impl Progress {
         self.with(|inner| inner.unknown += 1);
     }
 
+    pub(super) fn rebalanced(&self) {
+        self.with(|inner| inner.rebalances += 1);
+    }
+
     pub(super) fn opened(&self, part: &Part, task: TaskProgress) {
         self.with(|inner| {
-            inner.rebalances += 1;
             inner.tasks.insert(part.clone(), task);
         });
     }

@@ -407,6 +407,7 @@ impl<L: Log> StageLoop<L> {
     }
 
     fn open(&mut self, parts: Vec<Part>) -> Result<(), Error> {
+        self.of.progress.rebalanced();
         let committed = self.log.committed(&parts)?;
         let mut from = Vec::with_capacity(parts.len());
         for (part, committed) in parts.into_iter().zip(committed) {
@@ -440,6 +441,7 @@ impl<L: Log> StageLoop<L> {
     }
 
     fn revoke(&mut self, parts: &[Part], lost: bool) -> Result<(), Error> {
+        self.of.progress.rebalanced();
         if lost {
             self.log.abort()?;
             self.close(parts);

@@ -73,6 +73,7 @@ impl Kafka {
         Err(last)
     }
 
+    /// Nothing is deleted for its age: tests write records with the times of 2019.
     fn try_start_once(libs: &str, users: &[&str]) -> Result<Kafka, String> {
         let [port, controller_port, guarded_port] = free_ports();
         let folder = folder("portcullis-kafka-");
@@ -97,6 +98,7 @@ share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 auto.create.topics.enable=false
 log.cleaner.backoff.ms=500
+log.retention.ms=-1
 ",
             data.display()
         );
