@@ -4,6 +4,7 @@
 //! invariants.
 
 pub mod app;
+pub mod console;
 pub mod decide;
 pub mod detect;
 pub mod edge;

@@ -15,9 +15,10 @@ use super::run::{RunArgs, stop_on_signals};
 use super::settings::{Overrides, Places, Settings};
 use super::simulate::SimulateArgs;
 use super::sink::{SinkArgs, SinkContext, Watched};
-use super::telemetry::{self, LogFormat, Shown};
+use super::telemetry::{self, LogFormat};
 use super::topics::TopicsArgs;
 use super::{Connection, Ending, demo, produce, replay, run, simulate, sink, topics, topology};
+use crate::console::Shown;
 use crate::log::Clock as _;
 
 /// Finds account-takeover attacks in login events on Kafka while they run, and stops them at the edge.

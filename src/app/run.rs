@@ -13,8 +13,8 @@ use clap::Args;
 
 use super::clock::ProcessClock;
 use super::settings::Settings;
-use super::telemetry::Shown;
 use super::{telemetry, topology};
+use crate::console::Shown;
 use crate::engine::Env;
 use crate::event::wire::{Encoder, Format, SchemaIds};
 use crate::log::kafka::{KafkaLog, KafkaOptions, topic_partitions};
@@ -147,10 +147,13 @@ impl Job {
             .into_iter()
             .map(|stage| (stage, self.found.get(&self.topics.input(stage)).copied().unwrap_or(1)));
         let wiring = Wiring { topics: self.topics.clone(), encoder, partitions: partitions.collect() };
+        let mut env = Env::clone(&self.env);
+        let source_partitions = wiring.partitions.get(&Stage::Source).copied().unwrap_or(1);
+        env.limits.source_partitions = u32::try_from(source_partitions).unwrap_or(1);
         let mut stages = StageLoop::new(
             log,
             Parts {
-                env: Arc::clone(&self.env),
+                env: Arc::new(env),
                 wiring: Arc::new(wiring),
                 stores: Box::new(OnDisk { folder: Arc::clone(folder), shared }),
                 schemas: Arc::clone(&self.schemas),

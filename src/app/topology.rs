@@ -17,6 +17,7 @@ const PLAYBOOKS: &[(&str, &str)] = &[
     ("ip-account-fanout.yaml", include_str!("../../topology/playbooks/ip-account-fanout.yaml")),
     ("ip-failure-rate.yaml", include_str!("../../topology/playbooks/ip-failure-rate.yaml")),
     ("network-rollup.yaml", include_str!("../../topology/playbooks/network-rollup.yaml")),
+    ("proxy-address.yaml", include_str!("../../topology/playbooks/proxy-address.yaml")),
     ("site-campaign.yaml", include_str!("../../topology/playbooks/site-campaign.yaml")),
 ];
 /// Most playbooks of one installation.

@@ -2,12 +2,14 @@
 //! why; what to do about it is `decide`'s.
 
 mod compromise;
+mod proxy;
 mod surge;
 mod threshold;
 
 use std::collections::BTreeMap;
 
 pub use compromise::{SourceFacts, SuccessFacts, stranger_success};
+pub use proxy::{CARRIED_MIN, CARRIED_OVER_MS, CARRIED_SHARE, Carried, proxy};
 pub use surge::{SiteFigures, SurgeBound, SurgeBounds, SurgeJudgement, Usual, judge_surge};
 pub use threshold::{Measures, look};
 

@@ -19,6 +19,8 @@ pub struct Limits {
     pub teach_delay_ms: Millis,
     /// A good account has been known behind a source for at least this long.
     pub good_age_ms: Millis,
+    /// Partitions of the source stage: a task sees so many of a tenant's networks.
+    pub source_partitions: u32,
     /// Tenants that the settings do not name.
     pub tenants_max: usize,
     /// Neither failures nor stopped attempts stand out for this long: CALM.
@@ -39,6 +41,7 @@ impl Default for Limits {
             pair_memory_ms: 30 * DAY,
             teach_delay_ms: DAY,
             good_age_ms: DAY,
+            source_partitions: 1,
             tenants_max: 1_000,
             calm_after_ms: 20 * MINUTE,
             status_ttl_ms: 5 * MINUTE,

@@ -38,6 +38,8 @@ pub enum Kind {
     Familiar = 22,
     /// A tenant's minute and its incident.
     Site = 23,
+    /// A tenant's successes at this task.
+    Traffic = 24,
 }
 
 /// Bytes of a key; most fit without an allocation.
@@ -163,6 +165,11 @@ impl Key {
     #[must_use]
     pub fn account(tenant: &str, account: Hashed) -> Self {
         Key::of(Kind::Account, tenant, &account.to_be_bytes())
+    }
+
+    #[must_use]
+    pub fn traffic(tenant: &str) -> Self {
+        Key::of(Kind::Traffic, tenant, &[])
     }
 
     #[must_use]

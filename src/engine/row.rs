@@ -27,6 +27,7 @@ pub enum Row {
     Account(Box<AccountRow>),
     Familiar(FamiliarRow),
     Site(Box<SiteRow>),
+    Traffic(TrafficRow),
 }
 
 /// What a task knows of its input besides entities.
@@ -46,6 +47,14 @@ pub struct SourceRow {
     pub repeats: Repeats,
     /// The last successes of strangers: whom to warn about when the source is identified later.
     pub entries: Vec<Entry>,
+    /// Its successes, to tell a proxy by.
+    pub successes: Option<Slices<1>>,
+}
+
+/// A tenant's successes at one task of the source stage.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TrafficRow {
+    pub successes: Option<Slices<1>>,
 }
 
 /// One success of a pair that was not known.
@@ -192,6 +201,7 @@ impl Row {
     of_kind! {
         source: Source -> Box<SourceRow>, network: Network -> Box<NetworkRow>, good: Good -> GoodRow,
         standing: Standing -> Box<StandingRow>, account: Account -> Box<AccountRow>, familiar: Familiar -> FamiliarRow,
+        traffic: Traffic -> TrafficRow,
         site: Site -> Box<SiteRow>,
     }
 
@@ -214,6 +224,7 @@ impl Row {
             Row::Standing(row) => postcard::to_extend(row, bytes),
             Row::Account(row) => postcard::to_extend(row, bytes),
             Row::Familiar(row) => postcard::to_extend(row, bytes),
+            Row::Traffic(row) => postcard::to_extend(row, bytes),
             Row::Site(row) => postcard::to_extend(row, bytes),
         };
         // Writing into memory fails only for types that postcard cannot express; none of the rows holds one.
@@ -254,6 +265,7 @@ impl Row {
             k if k == Kind::Standing as u8 => read(body, Row::Standing),
             k if k == Kind::Account as u8 => read(body, Row::Account),
             k if k == Kind::Familiar as u8 => read(body, Row::Familiar),
+            k if k == Kind::Traffic as u8 => read(body, Row::Traffic),
             k if k == Kind::Site as u8 => read(body, Row::Site),
             _ => return Err(broken("no row of this kind is known")),
         };

@@ -12,13 +12,13 @@ use super::held::Held;
 use super::io::{Effects, Output};
 use super::key::Key;
 use super::memory::Memory;
-use super::row::{ENTRIES_MAX, Entry, NetworkRow, PairRow, Row, SourceRow};
+use super::row::{ENTRIES_MAX, Entry, NetworkRow, PairRow, Row, SourceRow, TrafficRow};
 use super::task::Task;
 use crate::decide::Claim;
-use crate::detect::{Measures, SourceFacts, look};
+use crate::detect::{CARRIED_MIN, CARRIED_OVER_MS, Carried, Found, Measures, SourceFacts, look, proxy};
 use crate::event::{Activity, AttackState, Attempt, Entity, Millis, Network, Outcome, Scope, Source};
 use crate::topology::Stage;
-use crate::window::{Hashed, Heard, Sighting, Tally, Timeliness, memory_ms};
+use crate::window::{Hashed, Heard, Sighting, Slices, Tally, Timeliness, memory_ms};
 
 /// Most blocked addresses of one network that are remembered: an IPv4 /24 holds no more.
 const BLOCKED_MAX: usize = 256;
@@ -32,6 +32,7 @@ pub(super) fn reads(env: &Env, a: &Attempt, keys: &mut Vec<Key>) {
     keys.push(standing_of_source(&a.tenant, a.source));
     keys.push(standing_of_network(&a.tenant, network));
     keys.push(Key::partial(&a.tenant));
+    keys.push(Key::traffic(&a.tenant));
     if !a.account.is_empty() {
         let account = env.account(&a.tenant, &a.account);
         keys.push(Key::pair(&a.tenant, a.source, env.pair(a.source, account)));
@@ -102,6 +103,7 @@ struct Scene {
     counts: bool,
     source: Held<Box<SourceRow>>,
     network: Held<Box<NetworkRow>>,
+    traffic: Held<TrafficRow>,
     memory: Memory,
     source_dock: Dock,
     network_dock: Dock,
@@ -126,6 +128,7 @@ impl Scene {
             counts: false,
             source: Held::take(task, source_key, Row::source),
             network: Held::take(task, network_key, Row::network),
+            traffic: Held::take(task, Key::traffic(&a.tenant), Row::traffic),
             memory: Memory::take(task, &a),
             source_dock: Dock::take(task, standing_of_source(&a.tenant, a.source), fx),
             network_dock: Dock::take(task, standing_of_network(&a.tenant, network), fx),
@@ -157,6 +160,11 @@ impl Scene {
         let enters = self.counts || self.a.is_success();
         if !enters || self.repeat || self.timeliness == Timeliness::Late || self.says_nothing(now, env) {
             return;
+        }
+        if self.a.is_success() {
+            let at = self.a.occurred_at;
+            add_success(&mut self.source.change().successes, at);
+            add_success(&mut self.traffic.change().successes, at);
         }
         let heard = Heard { at: self.a.occurred_at, failed: self.counts, account: self.account, source: None };
         hear(&mut self.source.change().tallies, &env.plan.address_windows, heard);
@@ -204,11 +212,15 @@ impl Scene {
     fn judge_source(&mut self, task: &mut Task, env: &Env, fx: &mut Effects) -> bool {
         let now = task.now();
         let who = Entity::source(&self.a.tenant, self.a.source);
-        let cause = self.case.cause(
-            &self.a.event_id,
-            self.a.occurred_at,
-            !self.a.source.is_blockable() || task.exempt_entity(env, &who),
-        );
+        let proxied = self.proxied(env, &who.value);
+        let is_spared = !self.a.source.is_blockable() || task.exempt_entity(env, &who);
+        let cause = |is_spared| self.case.cause(&self.a.event_id, self.a.occurred_at, is_spared);
+        if let Some(found) = &proxied {
+            for playbook in &env.plan.proxy {
+                self.source_dock.ask(task, playbook, &who, &cause(false), fx, || Some(found.clone()));
+            }
+        }
+        let cause = cause(is_spared || proxied.is_some());
         let good_accounts = self.memory.good_behind_source(now, env.limits.good_age_ms);
         let was_blocked = self.source_dock.blocked_by(now).is_some();
         for playbook in &env.plan.address {
@@ -222,12 +234,27 @@ impl Scene {
         newly.is_some()
     }
 
+    /// What says that the source is a proxy of the tenant's own. Of the other tasks of the stage it is only known that they
+    /// see as much of the tenant's other traffic as this one does.
+    fn proxied(&self, env: &Env, who: &str) -> Option<Found> {
+        env.plan.proxy.first()?;
+        let own = self.source.row.successes.as_ref()?;
+        let all = self.traffic.row.successes.as_ref()?;
+        let newest = all.newest().unwrap_or_default();
+        let ([own], [all]) = (own.sums(newest), all.sums(newest));
+        let (window_start, window_end) =
+            self.traffic.row.successes.as_ref().map(|s| s.span(newest)).unwrap_or_default();
+        let others = all.saturating_sub(own).saturating_mul(u64::from(env.limits.source_partitions.max(1)));
+        proxy(&Carried { own, others, window_start, window_end }, who)
+    }
+
     /// `true` when the network is newly kept out.
     fn judge_network(&mut self, task: &mut Task, env: &Env, fx: &mut Effects) -> bool {
         let now = task.now();
         let network = self.a.source.network();
         let who = Entity::network(&self.a.tenant, network);
-        let blockable = network.is_blockable() && self.a.source.is_blockable();
+        let is_proxy = self.proxied(env, &who.value).is_some();
+        let blockable = network.is_blockable() && self.a.source.is_blockable() && !is_proxy;
         let cause = self.case.cause(&self.a.event_id, self.a.occurred_at, !blockable || task.exempt_entity(env, &who));
         let addresses_blocked = self.network.row.blocked.iter().filter(|(_, until)| *until > now).count() as u64;
         let good_accounts = self.memory.good_in_network(now);
@@ -342,11 +369,18 @@ impl Scene {
         let blocked_by = self.blocked_by(now).map(|claim| claim.verdict_id.clone());
         let grace = env.limits.timing.grace_ms;
         let memory = |windows: &[Millis]| windows.iter().map(|over| memory_ms(*over, grace)).max().unwrap_or(0);
-        let kept = memory(&env.plan.address_windows).max(env.plan.entry_memory_ms);
+        let mut kept = memory(&env.plan.address_windows).max(env.plan.entry_memory_ms);
+        // Only who carries much is remembered for as long as it takes to tell a proxy.
+        let carried = self.source.row.successes.as_ref().and_then(|s| Some(s.sums(s.newest()?)));
+        if carried.is_some_and(|[n]| n >= CARRIED_MIN / 2) {
+            kept = kept.max(memory_ms(CARRIED_OVER_MS, grace));
+        }
         self.source.put(task, Row::Source, now.saturating_add(kept));
         let blocked_to = self.network.row.blocked.iter().map(|(_, until)| *until).max().unwrap_or(now);
         let kept_to = now.saturating_add(memory(&env.plan.network_windows)).max(blocked_to);
         self.network.put(task, Row::Network, kept_to);
+        let kept_to = now.saturating_add(memory_ms(CARRIED_OVER_MS, grace));
+        self.traffic.put(task, Row::Traffic, kept_to);
         self.memory.put(task, env);
         self.source_dock.put(task);
         self.network_dock.put(task);
@@ -382,6 +416,11 @@ impl Entry {
     fn is_recent(&self, now: Millis, memory_ms: Millis) -> bool {
         self.arrived_at.saturating_add(memory_ms) > now
     }
+}
+
+/// Counts a success, for telling a proxy.
+fn add_success(successes: &mut Option<Slices<1>>, at: Millis) {
+    successes.get_or_insert_with(|| Slices::new(CARRIED_OVER_MS)).add(at, [1]);
 }
 
 /// Counts into each window, keeping only those that the playbooks ask for.

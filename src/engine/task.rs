@@ -76,6 +76,7 @@ impl Task {
                 | Row::Standing(_)
                 | Row::Account(_)
                 | Row::Familiar(_)
+                | Row::Traffic(_)
                 | Row::Site(_) => {}
             }
         }

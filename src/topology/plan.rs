@@ -14,6 +14,7 @@ pub struct Plan {
     pub account: Vec<Playbook>,
     pub compromise: Vec<Playbook>,
     pub surge: Vec<Playbook>,
+    pub proxy: Vec<Playbook>,
     /// Distinct lengths of the windows, ascending, per kind.
     pub address_windows: Vec<Millis>,
     pub network_windows: Vec<Millis>,
@@ -48,6 +49,7 @@ impl Plan {
             let list = match (playbook.detector, playbook.per) {
                 (Detector::Compromise, _) => &mut plan.compromise,
                 (Detector::FailureSurge, _) => &mut plan.surge,
+                (Detector::Proxy, _) => &mut plan.proxy,
                 (Detector::Threshold, Per::Address) => &mut plan.address,
                 (Detector::Threshold, Per::Network) => &mut plan.network,
                 (Detector::Threshold, Per::Account) => &mut plan.account,

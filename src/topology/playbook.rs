@@ -85,6 +85,9 @@ pub enum Detector {
     Compromise,
     /// Failures over the whole site far above the usual.
     FailureSurge,
+    /// An address that carries over a fifth of a tenant's successes. Unless the playbook is off, it is
+    /// never blocked.
+    Proxy,
 }
 
 /// The closed vocabulary of findings.
@@ -97,6 +100,7 @@ pub enum Finding {
     DistributedGuessing,
     AccountCompromised,
     CampaignStarted,
+    ProxiedLogins,
 }
 
 impl Finding {
@@ -109,6 +113,7 @@ impl Finding {
             Finding::DistributedGuessing => "distributed_guessing",
             Finding::AccountCompromised => "account_compromised",
             Finding::CampaignStarted => "campaign_started",
+            Finding::ProxiedLogins => "proxied_logins",
         }
     }
 }
@@ -321,15 +326,16 @@ fn check_trigger(p: &Playbook) -> Vec<String> {
         (Detector::Threshold, true) => {
             found.push("trigger: a threshold playbook without a bound matches everybody".to_owned())
         }
-        (Detector::Compromise | Detector::FailureSurge, false) => {
+        (Detector::Compromise | Detector::FailureSurge | Detector::Proxy, false) => {
             found.push("trigger: this detector has bounds of its own; remove `trigger`".to_owned());
         }
-        (Detector::Threshold, false) | (Detector::Compromise | Detector::FailureSurge, true) => {}
+        (Detector::Threshold, false) | (Detector::Compromise | Detector::FailureSurge | Detector::Proxy, true) => {}
     }
     let fits = match p.detector {
         Detector::Threshold => p.per != Per::Tenant,
         Detector::Compromise => p.per == Per::Account,
         Detector::FailureSurge => p.per == Per::Tenant,
+        Detector::Proxy => p.per == Per::Address,
     };
     if !fits {
         found.push(format!("per: {:?} does not go with detector {:?}", p.per, p.detector));
