@@ -107,25 +107,8 @@ pub fn plan(wanted: &Elements, actual: &Actual, applied: Option<&Elements>, shri
 }
 
 impl Wanted {
-    /// How many entries could not be expressed.
-    #[must_use]
-    pub fn not_expressible_total(&self) -> u64 {
-        self.not_expressible.values().sum()
-    }
-
     fn put_address(&mut self, entry: &BlocklistEntry) {
-        let is_address = match entry.scope {
-            Scope::Ip | Scope::Cidr => true,
-            Scope::Other
-            | Scope::Asn
-            | Scope::Country
-            | Scope::Account
-            | Scope::IpAccount
-            | Scope::Device
-            | Scope::UserAgent
-            | Scope::TlsFingerprint
-            | Scope::Tenant => false,
-        };
+        let is_address = entry.scope.is_address();
         let strong_enough = entry.action.strength() >= Action::Block.strength();
         if !is_address || !strong_enough {
             *self.not_expressible.entry(entry.scope).or_default() += 1;

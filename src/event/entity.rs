@@ -14,6 +14,14 @@ named! {
     }
 }
 
+impl Scope {
+    /// Whether its values are addresses or ranges of them.
+    #[must_use]
+    pub fn is_address(self) -> bool {
+        matches!(self, Scope::Ip | Scope::Cidr)
+    }
+}
+
 /// One entity of one tenant. Its key on every topic is `tenant|SCOPE|value`, split at the first two `|`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Entity {
@@ -47,13 +55,6 @@ impl Entity {
     #[must_use]
     pub fn key(&self) -> String {
         format!("{}|{}|{}", self.tenant, self.scope.as_str(), self.value)
-    }
-
-    /// The entity of a topic key; `None` when it is not one that this build knows.
-    #[must_use]
-    pub fn from_key(key: &str) -> Option<Self> {
-        let (tenant, scope, value) = split_key(key)?;
-        Some(Entity { tenant: tenant.into(), scope: Scope::from_name(scope)?, value: value.into() })
     }
 }
 

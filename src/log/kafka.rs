@@ -310,14 +310,9 @@ impl Log for KafkaLog {
         }
     }
 
-    fn assign(&mut self, parts: &[(Part, Option<i64>)]) -> Result<(), Error> {
-        let mut assignment = TopicPartitionList::new();
-        for (part, from) in parts {
-            let offset = from.map_or(Offset::Beginning, Offset::Offset);
-            assignment.add_partition_offset(&part.topic, part.partition, offset).map_err(refused)?;
-            self.next.insert(part.clone(), from.unwrap_or(0));
-        }
-        self.consumer.incremental_assign(&assignment).map_err(refused)
+    fn assign(&mut self, parts: &[(Part, i64)]) -> Result<(), Error> {
+        self.next.extend(parts.iter().cloned());
+        self.consumer.incremental_assign(&list(parts).map_err(refused)?).map_err(refused)
     }
 
     fn release(&mut self, parts: &[Part]) -> Result<(), Error> {

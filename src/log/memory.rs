@@ -139,8 +139,8 @@ impl Log for MemoryLog {
         Ok(Polled::Idle)
     }
 
-    fn assign(&mut self, parts: &[(Part, Option<i64>)]) -> Result<(), Error> {
-        self.positions.extend(parts.iter().map(|(part, offset)| (part.clone(), offset.unwrap_or(0))));
+    fn assign(&mut self, parts: &[(Part, i64)]) -> Result<(), Error> {
+        self.positions.extend(parts.iter().cloned());
         Ok(())
     }
 

@@ -119,11 +119,11 @@ pub trait Log: Send {
     /// The log is broken for good: a missing offset, a fatal client error.
     fn poll(&mut self, wait: Duration) -> Result<Polled, Error>;
 
-    /// Starts reading partitions from the given offsets; `None`: from the beginning.
+    /// Starts reading partitions from the given offsets.
     ///
     /// # Errors
     /// The client refuses.
-    fn assign(&mut self, parts: &[(Part, Option<i64>)]) -> Result<(), Error>;
+    fn assign(&mut self, parts: &[(Part, i64)]) -> Result<(), Error>;
 
     /// Lets go of partitions after a revoke.
     ///

@@ -16,12 +16,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::outbox::{Outbox, Wiring};
 use super::progress::{Progress, TaskProgress};
-use super::tasks::{Around, Opening, Role, Roles, Running, Stores, fresh_meta};
+use super::tasks::{Around, Opening, Out, Role, Roles, Running, Stores, fresh_meta};
 use super::{Error, Incoming, Log, Outcome, Outgoing, Part, Polled};
 use crate::engine::{Counts, Env, Write};
 use crate::event::Millis;
@@ -131,17 +130,6 @@ impl<L: Log> StageLoop<L> {
         }
     }
 
-    /// Runs until told to stop, then commits what is in hand and leaves the group.
-    ///
-    /// # Errors
-    /// The log or a store is broken for good; what was not committed is not lost, since its input is still there.
-    pub fn run(&mut self, stop: &AtomicBool) -> Result<(), Error> {
-        while !stop.load(Ordering::Relaxed) {
-            self.turn()?;
-        }
-        self.finish()
-    }
-
     /// Commits what is in hand, closes every task and leaves the group.
     ///
     /// # Errors
@@ -159,7 +147,7 @@ impl<L: Log> StageLoop<L> {
     /// One turn: one poll, and what it makes due.
     ///
     /// # Errors
-    /// As [`run`](Self::run).
+    /// The log or a store is broken for good; what was not committed is not lost, since its input is still there.
     pub fn turn(&mut self) -> Result<(), Error> {
         let left = (self.committed_at + self.of.options.commit_interval).saturating_sub(self.of.clock.elapsed());
         let wait = if self.polled == 0 { left.min(POLL_MAX) } else { Duration::ZERO };
@@ -262,17 +250,18 @@ impl<L: Log> StageLoop<L> {
         }
         let ripe = self.ripe();
         let around = around(&self.of);
+        let mut out = Out { outbox: &mut self.outbox, log: &mut self.log, counts: &mut self.counts };
         // Runs of one partition together; their order stays.
         for run in ripe.chunk_by(|a, b| a.part == b.part) {
             let running = run.first().and_then(|first| self.tasks.get_mut(&first.part));
             if let Some(running) = running {
-                running.feed(&around, run, &mut self.outbox, &mut self.log, &mut self.counts)?;
+                running.feed(&around, run, &mut out)?;
             }
         }
         for (part, records) in by_part {
             // A record of a partition that was taken away meanwhile is its new owner's.
             if let Some(running) = self.tasks.get_mut(&part) {
-                running.feed(&around, &records, &mut self.outbox, &mut self.log, &mut self.counts)?;
+                running.feed(&around, &records, &mut out)?;
             }
         }
         self.outbox.flush(&mut self.log)
@@ -325,6 +314,7 @@ impl<L: Log> StageLoop<L> {
         let clock = self.of.clock.now();
         let done = self.at_their_ends();
         let around = around(&self.of);
+        let mut out = Out { outbox: &mut self.outbox, log: &mut self.log, counts: &mut self.counts };
         for (part, running) in &mut self.tasks {
             if running.role == Role::Stage(Stage::Intake) {
                 let is_done = done.contains(part) && !self.waiting.contains_key(part);
@@ -332,10 +322,10 @@ impl<L: Log> StageLoop<L> {
                 if clock.saturating_sub(running.ticked_at) >= TICK_MS || running.ticked_at > clock {
                     running.ticked_at = clock;
                     let at = if is_done { floor } else { running.task.now() };
-                    running.tick(&around, at, &mut self.outbox, &mut self.log, &mut self.counts)?;
+                    running.tick(&around, at, &mut out)?;
                 }
             }
-            running.feed_due(&around, &mut self.outbox, &mut self.log, &mut self.counts)?;
+            running.feed_due(&around, &mut out)?;
         }
         Ok(())
     }
@@ -429,7 +419,7 @@ impl<L: Log> StageLoop<L> {
                     Running::open(&mut self.log, self.of.stores.as_mut(), &self.of.progress, opening)?
                 }
             };
-            from.push((part.clone(), Some(running.next)));
+            from.push((part.clone(), running.next));
             self.of.progress.opened(&part, shown_as(&running, None));
             if running.role == Role::Stage(Stage::Intake) {
                 // Until its end is seen, nobody is told that it is now.

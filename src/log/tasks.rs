@@ -10,7 +10,7 @@ use super::{Clock, Error, Incoming, Log, Part, Schemas};
 use crate::engine::frame::FrameReader;
 use crate::engine::{ControlChange, Counter, Counts, Effects, Env, Input, Item, Key, Raw, Task, Write};
 use crate::event::wire::{Encoding, decode_output, encoding_of};
-use crate::event::{AttackStatus, Exemption, Millis};
+use crate::event::{AttackStatus, Exemption, Millis, Reason, Reject};
 use crate::state::{self, META_VERSION, Meta, Store};
 use crate::topology::{Stage, Topics};
 
@@ -112,6 +112,13 @@ pub(super) struct Around<'a> {
     pub(super) tenant: Option<&'a str>,
 }
 
+/// Where what steps bring about goes until the commit.
+pub(super) struct Out<'a> {
+    pub(super) outbox: &'a mut Outbox,
+    pub(super) log: &'a mut dyn Log,
+    pub(super) counts: &'a mut Counts,
+}
+
 impl Running {
     /// Opens the task of a stage's partition: its store, brought up to the changelog's end.
     pub(super) fn open(
@@ -188,43 +195,23 @@ impl Running {
     }
 
     /// Works off records of its partition.
-    pub(super) fn feed(
-        &mut self,
-        around: &Around<'_>,
-        records: &[Incoming],
-        outbox: &mut Outbox,
-        log: &mut dyn Log,
-        counts: &mut Counts,
-    ) -> Result<(), Error> {
+    pub(super) fn feed(&mut self, around: &Around<'_>, records: &[Incoming], out: &mut Out<'_>) -> Result<(), Error> {
         let fresh: Vec<&Incoming> = records.iter().filter(|record| record.offset >= self.next).collect();
         let Some(last) = fresh.last() else { return Ok(()) };
         self.touched = true;
         self.next = last.offset + 1;
         match self.role {
-            Role::Stage(Stage::Intake) => {
-                fresh.into_iter().try_for_each(|record| self.raw(around, record, outbox, log, counts))
-            }
-            Role::Stage(Stage::Source | Stage::Account | Stage::Site) => {
-                self.frames(around, &fresh, outbox, log, counts)
-            }
+            Role::Stage(Stage::Intake) => fresh.into_iter().try_for_each(|record| self.raw(around, record, out)),
+            Role::Stage(Stage::Source | Stage::Account | Stage::Site) => self.frames(around, &fresh, out),
             Role::Control(kind) => {
                 let changes = fresh.into_iter().filter_map(|record| control_change(kind, record));
                 let changes: Vec<ControlChange> = changes.collect();
-                changes
-                    .into_iter()
-                    .try_for_each(|change| self.step(around, Input::Control(change), None, outbox, log, counts))
+                changes.into_iter().try_for_each(|change| self.step(around, Input::Control(change), None, out))
             }
         }
     }
 
-    fn raw(
-        &mut self,
-        around: &Around<'_>,
-        record: &Incoming,
-        outbox: &mut Outbox,
-        log: &mut dyn Log,
-        counts: &mut Counts,
-    ) -> Result<(), Error> {
+    fn raw(&mut self, around: &Around<'_>, record: &Incoming, out: &mut Out<'_>) -> Result<(), Error> {
         let value = record.value.as_deref();
         let schema_header = record.header("__value_schema_id");
         let writer = match encoding_of(value, schema_header) {
@@ -240,35 +227,32 @@ impl Running {
             clock: around.clock.now(),
             tenant: around.tenant,
         };
-        self.step(around, Input::Raw(raw), Some(record), outbox, log, counts)
+        self.step(around, Input::Raw(raw), Some(record), out)
     }
 
-    fn frames(
-        &mut self,
-        around: &Around<'_>,
-        records: &[&Incoming],
-        outbox: &mut Outbox,
-        log: &mut dyn Log,
-        counts: &mut Counts,
-    ) -> Result<(), Error> {
+    fn frames(&mut self, around: &Around<'_>, records: &[&Incoming], out: &mut Out<'_>) -> Result<(), Error> {
         let stage = self.task.stage();
         let mut inputs = Vec::new();
         for record in records {
             let items = match FrameReader::new(record.value.as_deref().unwrap_or_default()) {
                 Ok(items) => items,
                 Err(reject) => {
-                    counts.add(Counter::BrokenItems, 1);
-                    outbox.dead_letter(log, &reject, stage, record, None)?;
+                    out.counts.add(Counter::BrokenItems, 1);
+                    out.outbox.dead_letter(out.log, &reject, stage, record, None)?;
                     continue;
                 }
             };
             for item in items {
                 match item.map(|item| input_of(stage, item)) {
                     Ok(Some(input)) => inputs.push((*record, input)),
-                    Ok(None) => counts.add(Counter::BrokenItems, 1),
+                    Ok(None) => {
+                        out.counts.add(Counter::BrokenItems, 1);
+                        let reject = Reject::new(Reason::BrokenFrame, "an item that this stage does not take");
+                        out.outbox.dead_letter(out.log, &reject, stage, record, None)?;
+                    }
                     Err((reject, bytes)) => {
-                        counts.add(Counter::BrokenItems, 1);
-                        outbox.dead_letter(log, &reject, stage, record, Some(bytes))?;
+                        out.counts.add(Counter::BrokenItems, 1);
+                        out.outbox.dead_letter(out.log, &reject, stage, record, Some(bytes))?;
                     }
                 }
             }
@@ -283,32 +267,19 @@ impl Running {
             // batches were cut.
             if self.task.next_due().is_some_and(|due| input.at().is_some_and(|at| at >= due)) {
                 let at = input.at().unwrap_or(Millis::MIN);
-                self.feed_due_until(around, at, outbox, log, counts)?;
+                self.feed_due_until(around, at, out)?;
             }
-            self.step(around, input, Some(record), outbox, log, counts)?;
+            self.step(around, input, Some(record), out)?;
         }
         Ok(())
     }
 
     /// Feeds what is due at stream time; one transaction takes a bounded number.
-    pub(super) fn feed_due(
-        &mut self,
-        around: &Around<'_>,
-        outbox: &mut Outbox,
-        log: &mut dyn Log,
-        counts: &mut Counts,
-    ) -> Result<(), Error> {
-        self.feed_due_until(around, self.task.now(), outbox, log, counts)
+    pub(super) fn feed_due(&mut self, around: &Around<'_>, out: &mut Out<'_>) -> Result<(), Error> {
+        self.feed_due_until(around, self.task.now(), out)
     }
 
-    fn feed_due_until(
-        &mut self,
-        around: &Around<'_>,
-        at: Millis,
-        outbox: &mut Outbox,
-        log: &mut dyn Log,
-        counts: &mut Counts,
-    ) -> Result<(), Error> {
+    fn feed_due_until(&mut self, around: &Around<'_>, at: Millis, out: &mut Out<'_>) -> Result<(), Error> {
         let due = self.task.due(at);
         if due.is_empty() {
             return Ok(());
@@ -320,22 +291,15 @@ impl Running {
         }
         self.load(keys)?;
         for (at, what) in due {
-            self.step(around, Input::Due(at, what), None, outbox, log, counts)?;
+            self.step(around, Input::Due(at, what), None, out)?;
         }
         Ok(())
     }
 
     /// Intake: tells the stages behind it the time.
-    pub(super) fn tick(
-        &mut self,
-        around: &Around<'_>,
-        at: Millis,
-        outbox: &mut Outbox,
-        log: &mut dyn Log,
-        counts: &mut Counts,
-    ) -> Result<(), Error> {
+    pub(super) fn tick(&mut self, around: &Around<'_>, at: Millis, out: &mut Out<'_>) -> Result<(), Error> {
         self.touched = true;
-        self.step(around, Input::Tick(at), None, outbox, log, counts)
+        self.step(around, Input::Tick(at), None, out)
     }
 
     fn load(&mut self, mut keys: Vec<Key>) -> Result<(), Error> {
@@ -355,9 +319,7 @@ impl Running {
         around: &Around<'_>,
         input: Input<'_>,
         cause: Option<&Incoming>,
-        outbox: &mut Outbox,
-        log: &mut dyn Log,
-        counts: &mut Counts,
+        out: &mut Out<'_>,
     ) -> Result<(), Error> {
         let mut effects = Effects::default();
         self.task.step(around.env, input, &mut effects);
@@ -367,8 +329,8 @@ impl Running {
                 self.task.stage()
             )));
         }
-        counts.merge(&effects.counts);
-        effects.outputs.into_iter().try_for_each(|output| outbox.put(log, output, cause))
+        out.counts.merge(&effects.counts);
+        effects.outputs.into_iter().try_for_each(|output| out.outbox.put(out.log, output, cause))
     }
 
     /// The changed rows, for the changelog and the store.

@@ -245,19 +245,7 @@ impl Exemptions {
     }
 
     fn holds_exempt(&self, tenant: Option<&str>, scope: Scope, value: &str, now: Millis) -> bool {
-        let range = match scope {
-            Scope::Ip | Scope::Cidr => prefix_of(scope, value),
-            Scope::Other
-            | Scope::Asn
-            | Scope::Country
-            | Scope::Account
-            | Scope::IpAccount
-            | Scope::Device
-            | Scope::UserAgent
-            | Scope::TlsFingerprint
-            | Scope::Tenant => None,
-        };
-        let Some(range) = range else { return false };
+        let Some(range) = prefix_of(scope, value) else { return false };
         // In order of first address and then length, everything inside the range stands together.
         let inside = range..=IpNet::new_assert(range.broadcast(), range.max_prefix_len());
         self.ordered

@@ -13,4 +13,4 @@ pub use playbook::{
     Bound, Detector, Finding, LADDER_STEPS_MAX, Measure, Per, Playbook, PlaybookMode, Problem, Response, Thresholds,
     check,
 };
-pub use topics::{Cleanup, Stage, Store, TopicSpec, Topics, describe};
+pub use topics::{Cleanup, Stage, TopicSpec, Topics, describe};

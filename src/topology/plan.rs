@@ -66,13 +66,6 @@ impl Plan {
         plan.network_sources = plan.network.iter().any(|p| p.trigger.contains_key(&Measure::Sources));
         Ok(plan)
     }
-
-    /// The longest window of all, in milliseconds.
-    #[must_use]
-    pub fn window_max(&self) -> Millis {
-        let all = [&self.address_windows, &self.network_windows, &self.account_windows];
-        all.into_iter().flatten().copied().max().unwrap_or_default()
-    }
 }
 
 fn windows(per: &'static str, playbooks: &[Playbook]) -> Result<Vec<Millis>, TooMany> {

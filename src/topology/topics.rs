@@ -48,9 +48,6 @@ impl std::fmt::Display for Stage {
     }
 }
 
-/// A store is a stage's memory; its changelog topic is `<application id>-<store>-changelog`.
-pub type Store = Stage;
-
 /// How a topic forgets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize)]
 pub enum Cleanup {
@@ -177,8 +174,9 @@ impl Topics {
         }
     }
 
+    /// The changelog of a stage's store.
     #[must_use]
-    pub fn changelog(&self, store: Store) -> String {
+    pub fn changelog(&self, store: Stage) -> String {
         format!("{}{}-{store}-changelog", self.prefix, self.application_id)
     }
 
