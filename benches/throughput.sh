@@ -10,6 +10,7 @@
 #   KEEP=1                  the broker with login-events and the state folders stay; the last lines say how to end it
 #   BOOTSTRAP= BROKER_PID= BROKER_DIR=   a broker that was kept: nothing is started, login-events is used as it is
 #   PEERS=DIR               where the peers are (their load generator makes the workload)
+#   RESULTS=FILE            also appends the lines there
 #   OUTPUTS=DIR             keeps verdicts, blocklist and incidents of the run there, as JSON lines
 #
 # To profile again and again:
@@ -37,5 +38,7 @@ number=0
 for playbooks in ${PLAYBOOKS:-shipped}; do
     number=$((number + 1))
     say "running with playbooks $playbooks"
-    run_portcullis "bench-$$-$number" "$playbooks"
+    run_portcullis "bench-$$-$number" "$playbooks" > "$work/line"
+    record < "$work/line"
+    if [ "$KEEP" != 1 ]; then rm -rf "$work/state-bench-$$-$number"; fi
 done

@@ -1,8 +1,14 @@
 //! What the benches measure with: `cargo run --release --example bench -- --help`. The scripts beside it call it.
 
+mod again;
+mod chart;
+mod compare;
 mod drain;
 mod forget;
+mod histogram;
 mod kafka;
+mod latency;
+mod load;
 mod meter;
 mod process;
 
@@ -13,16 +19,34 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 
 #[derive(Debug, Parser)]
 enum Command {
+    Again(again::Again),
+    Compare(compare::Compare),
+    Count(again::Count),
+    Chart(chart::Chart),
     Drain(drain::Drain),
+    Drained(again::Drained),
     Forget(forget::Forget),
+    Latency(latency::Latency),
+    Load(load::Load),
     Meter(meter::Meter),
+    Ready(again::Ready),
+    Topics(forget::Topics),
 }
 
 fn main() -> Result<()> {
     match Command::parse() {
+        Command::Again(again) => again.run(),
+        Command::Compare(compare) => compare.run(),
+        Command::Count(count) => count.run(),
+        Command::Chart(chart) => chart.run(),
         Command::Drain(drain) => drain.run(),
+        Command::Drained(drained) => drained.run(),
         Command::Forget(forget) => forget.run(),
+        Command::Latency(latency) => latency.run(),
+        Command::Load(load) => load.run(),
         Command::Meter(meter) => meter.run(),
+        Command::Ready(ready) => ready.run(),
+        Command::Topics(topics) => topics.run(),
     }
 }
 

@@ -29,6 +29,9 @@ pub(crate) struct Meter {
     bootstrap: String,
     #[arg(long)]
     application: String,
+    /// In front of every topic's name
+    #[arg(long, default_value = "")]
+    prefix: String,
     #[arg(long)]
     pid: u32,
     /// 0: unknown
@@ -76,7 +79,7 @@ impl Sample {
 impl Meter {
     pub(crate) fn run(&self) -> Result<()> {
         let inputs = self.inputs();
-        let group = consumer(&self.bootstrap, &self.application, &[])?;
+        let group = consumer(&self.bootstrap, &format!("{}{}", self.prefix, self.application), &[])?;
         let events = ends(&group, &inputs[..1])?;
         let places: Vec<Place> = ends(&group, &inputs)?.into_keys().collect();
         let look = move |meter: &Meter| -> Result<Sample> {
@@ -95,8 +98,8 @@ impl Meter {
     /// The topics that the stages read, in the order of the flow.
     fn inputs(&self) -> Vec<String> {
         let name = |stage: Stage| match stage.input_suffix() {
-            None => "login-events".to_owned(),
-            Some(suffix) => format!("{}-{suffix}", self.application),
+            None => format!("{}login-events", self.prefix),
+            Some(suffix) => format!("{}{}-{suffix}", self.prefix, self.application),
         };
         Stage::ALL.into_iter().map(name).collect()
     }
@@ -129,8 +132,12 @@ impl Meter {
         std::thread::scope(|scope| {
             let sampler = scope.spawn(|| -> Result<()> {
                 while !is_through.load(std::sync::atomic::Ordering::Relaxed) {
-                    let sample = look(self)?;
-                    samples.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
+                    // A broker that is hard at work may leave a question unanswered.
+                    match look(self) {
+                        Ok(sample) => samples.lock().unwrap_or_else(PoisonError::into_inner).push(sample),
+                        Err(error) if cpu_seconds(self.pid).is_none() => return Err(error),
+                        Err(_) => {}
+                    }
                     pause(SAMPLE);
                 }
                 Ok(())
@@ -210,7 +217,7 @@ impl Meter {
         }
         if let Some(folder) = &self.broker_dir {
             let of = |suffix: &str| -> Result<Value> {
-                let start = format!("{}-", self.application);
+                let start = format!("{}{}-", self.prefix, self.application);
                 Ok(megabytes(bytes_under(folder, &|name: &str| name.starts_with(&start) && name.contains(suffix))?))
             };
             put("changelog_mb", of("-changelog-")?);
@@ -224,8 +231,11 @@ impl Meter {
     fn outputs(&self) -> Result<BTreeMap<String, Value>> {
         let mut found = BTreeMap::new();
         for topic in OUTPUTS {
-            let mut follower =
-                Follower::new(&ClientOptions::new(&self.bootstrap), &[topic.to_owned()], ReadFrom::Start)?;
+            let mut follower = Follower::new(
+                &ClientOptions::new(&self.bootstrap),
+                &[format!("{}{topic}", self.prefix)],
+                ReadFrom::Start,
+            )?;
             let mut kept = match &self.outputs {
                 Some(folder) => {
                     std::fs::create_dir_all(folder)?;

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Whether an event costs the same however many there were, and however many entities live. One JSON line per run.
+#
+#   benches/scale.sh
+#
+#   EVENT_COUNTS="1000000 3000000 10000000"     of the peers' workload, whose entities grow with its events
+#   ENTITY_COUNTS="10000 100000 1000000 10000000"   of the bench's own, ENTITY_EVENTS=10000000 events each
+#   PLAYBOOKS=shipped THREADS=2 COMMIT_MS=100 CACHE_MIB=256
+#   BOOTSTRAP= BROKER_PID= BROKER_DIR=   a broker that was kept
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+build
+kafka
+number=0
+measure() { # events entities
+    run_portcullis "scale-$$-$number" "${PLAYBOOKS:-shipped}" > "$work/line"
+    python3 -c 'import json, sys; print(json.dumps({"scale": sys.argv[1], "entities": sys.argv[2], **json.load(sys.stdin)}))' \
+        "$1" "$2" < "$work/line" | record
+    rm -rf "$work/state-scale-$$-$number"
+    "$bench" forget --bootstrap "$BOOTSTRAP" --input-too "${PREFIX}login-events"
+}
+for events in ${EVENT_COUNTS-1000000 3000000 10000000}; do
+    number=$((number + 1))
+    PREFIX=events$number. EVENTS=$events
+    load > /dev/null
+    measure events ""
+done
+for entities in ${ENTITY_COUNTS-10000 100000 1000000 10000000}; do
+    number=$((number + 1))
+    PREFIX=entities$number.
+    say "loading ${ENTITY_EVENTS:-10000000} events of $entities entities"
+    "$portcullis" --bootstrap "$BOOTSTRAP" --topic-prefix "$PREFIX" --application-id none topics apply > /dev/null
+    "$bench" load --bootstrap "$BOOTSTRAP" --topic "${PREFIX}login-events" --events "${ENTITY_EVENTS:-10000000}" \
+        --entities "$entities" > /dev/null
+    measure entities "$entities"
+done
