@@ -9,8 +9,9 @@
 #
 # Each system works off the workload and is ended. Then, while events go on coming at 2,000 a second:
 #
-# wiped       started with an empty state folder. `records` are those of its changelogs; `restore_seconds` is from the first
-#             to the last of them by its own log, `ready_seconds` from the start of the process
+# wiped       started with an empty state folder, once the group has forgotten the members of before. `records` are those
+#             of its changelogs; `restore_seconds` is from the first sign of restoring (/status; the log of Kafka Streams)
+#             to the last, `ready_seconds` from the start of the process
 # kill -9     ended by SIGKILL under way and started again, the disk kept; `again_seconds` is from the start of the process
 #             until new offsets of every input partition are committed
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -26,34 +27,27 @@ start_crowd() {
     children+=("$crowd_pid")
 }
 
-# The time of the first line of a log file that matches, in milliseconds.
-time_of() { # file pattern
-    local line
-    line=$(grep -m1 -E "$2" "$1" | grep -oE '[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9:]{8}[.,][0-9]+Z?' | head -1)
-    date -d "${line/,/.}" +%s%3N
-}
-
 inputs() { # application
     printf -- "--topic $PREFIX%s " login-events "$1-attempts-by-source" "$1-attempts-by-account"
 }
 
 restore_portcullis() {
-    local application=restore-$$ playbooks=${PLAYBOOKS:-shipped} log=$work/restore.log
-    local state=$work/state-$application started counted ready from
+    local application=restore-$$ playbooks=${PLAYBOOKS:-shipped}
+    local state=$work/state-$application started counted ready
     run_portcullis "$application" "$playbooks" > "$work/first.json"
     # shellcheck disable=SC2046 # several words
     counted=$("$bench" count --bootstrap "$BOOTSTRAP" \
         $(for stage in intake source account site; do echo --topic "$PREFIX$application-$stage-changelog"; done))
+    "$bench" empty --bootstrap "$BOOTSTRAP" --group "$PREFIX$application"
     start_crowd
     rm -rf "$state"
     started=$(millis)
-    PORTCULLIS_LOG=info start_portcullis "$application" "$playbooks" "$state" 2> "$log"
-    ready=$("$bench" ready --listen "127.0.0.1:$listen_port" --since "$started")
-    from=$(time_of "$log" restoring)
-    python3 - "$counted" "$ready" "$from" << 'P' | record
+    start_portcullis "$application" "$playbooks" "$state"
+    ready=$("$bench" ready --listen "127.0.0.1:$listen_port" --tasks 32 --since "$started")
+    python3 - "$counted" "$ready" << 'P' | record
 import json, sys
-counted, ready, begun = json.loads(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])
-seconds = max((ready["ready_at"] - begun) / 1e3, 1e-3)
+counted, ready = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+seconds = max(ready["restore_seconds"] or 0, 0.01)
 print(json.dumps({"restore": "portcullis", "records": counted["records"], "mb": counted["mb"],
                   "restore_seconds": round(seconds, 2), "records_per_s": round(counted["records"] / seconds),
                   "mb_per_s": round(counted["mb"] / seconds, 1), "ready_seconds": ready["seconds"]}))
@@ -67,8 +61,7 @@ P
     # shellcheck disable=SC2046 # several words
     "$bench" again --bootstrap "$BOOTSTRAP" --group "$PREFIX$application" $(inputs "$application") --since "$started" \
         > "$work/again.json"
-    ready=$("$bench" ready --listen "127.0.0.1:$listen_port" --since "$started")
-    python3 - "$work/again.json" "$ready" << 'P' | record
+    python3 - "$work/again.json" << 'P' | record
 import json, sys
 again = json.load(open(sys.argv[1]))
 print(json.dumps({"unclean": "portcullis", "first_seconds": again["first_seconds"],
@@ -106,6 +99,7 @@ P
     topics=$("$bench" topics --bootstrap "$BOOTSTRAP" --prefix "$application-")
     # shellcheck disable=SC2046 # several words
     counted=$("$bench" count --bootstrap "$BOOTSTRAP" $(grep -- '-changelog$' <<< "$topics" | sed 's/^/--topic /'))
+    "$bench" empty --bootstrap "$BOOTSTRAP" --group "$application"
     start_crowd
     rm -rf "$state"
     : > "$work/streams.log"
@@ -118,9 +112,10 @@ counted, started = json.loads(sys.argv[1]), int(sys.argv[2])
 log = open(sys.argv[3]).read()
 def at(line): return datetime.datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S.%f").astimezone().timestamp() * 1e3
 running = [line for line in log.splitlines() if "State transition from REBALANCING to RUNNING" in line and "stream-client" in line]
-took = [int(ms) for ms in re.findall(r"Restoration took (\d+) ms", log)]
+begun = [line for line in log.splitlines() if "was added to the state updater" in line]
+done = [line for line in log.splitlines() if "Finished restoring changelog" in line]
 records = sum(int(n) for n in re.findall(r"with a total number of (\d+) records", log))
-seconds = max(max(took, default=0) / 1e3, 1e-3)
+seconds = max((at(done[-1]) - at(begun[0])) / 1e3, 1e-3)
 print(json.dumps({"restore": "streams-expert", "records": records, "records_committed": counted["records"], "mb": counted["mb"],
                   "restore_seconds": round(seconds, 2), "records_per_s": round(records / seconds),
                   "mb_per_s": round(counted["mb"] / seconds, 1),

@@ -6,9 +6,10 @@ use std::time::Duration;
 use clap::Args;
 use portcullis::log::ClientOptions;
 use portcullis::log::follow::{Followed, Follower, ReadFrom};
-use serde_json::json;
+use rdkafka::consumer::Consumer as _;
+use serde_json::{Value, json};
 
-use crate::kafka::{Place, committed, consumer, ends};
+use crate::kafka::{ANSWER_MAX, Place, committed, consumer, ends};
 use crate::meter::get;
 use crate::process::{epoch_ms, now, pause};
 use crate::{Result, print};
@@ -95,6 +96,9 @@ impl Drained {
 pub(crate) struct Ready {
     #[arg(long)]
     listen: String,
+    /// Tasks of stages that must be there, none of them being restored
+    #[arg(long, default_value_t = 1)]
+    tasks: usize,
     /// What seconds are counted from, in milliseconds since the epoch
     #[arg(long)]
     since: i64,
@@ -106,15 +110,66 @@ pub(crate) struct Ready {
 impl Ready {
     pub(crate) fn run(&self) -> Result<()> {
         let started = now();
-        while get(&self.listen, "/readyz").is_none_or(|(status, _)| status != 200) {
+        let mut restoring_from = None;
+        while !self.is_ready(&mut restoring_from) {
             if started.elapsed() > Duration::from_secs(self.limit) {
                 return Err("the job does not get ready".into());
             }
             pause(Duration::from_millis(10));
         }
         let at = epoch_ms();
-        print(&json!({ "ready_at": at, "seconds": (at - self.since) as f64 / 1e3 }));
+        let restored = restoring_from.map(|from| (at - from) as f64 / 1e3);
+        print(&json!({ "ready_at": at, "seconds": (at - self.since) as f64 / 1e3, "restore_seconds": restored }));
         Ok(())
+    }
+}
+
+impl Ready {
+    /// Whether it says so, and has all the tasks that it must have. Takes note of when it began to restore.
+    fn is_ready(&self, restoring_from: &mut Option<i64>) -> bool {
+        let status = get(&self.listen, "/status").and_then(|(_, body)| serde_json::from_str::<Value>(&body).ok());
+        let Some(status) = status else { return false };
+        let tasks = status["tasks"].as_object().map_or(0, |tasks| {
+            tasks
+                .values()
+                .filter(|task| ["intake", "source", "account", "site"].iter().any(|s| task["stage"] == *s))
+                .count()
+        });
+        let restoring = status["restoring"].as_object().map_or(0, serde_json::Map::len);
+        if restoring > 0 {
+            restoring_from.get_or_insert_with(epoch_ms);
+        }
+        let says_so = get(&self.listen, "/readyz").is_some_and(|(status, _)| status == 200);
+        says_so && restoring == 0 && tasks >= self.tasks
+    }
+}
+
+/// Wait until a group has no members any more
+#[derive(Debug, Args)]
+pub(crate) struct Empty {
+    #[arg(long)]
+    bootstrap: String,
+    #[arg(long)]
+    group: String,
+    /// Seconds after which it is given up
+    #[arg(long, default_value_t = 120)]
+    limit: u64,
+}
+
+impl Empty {
+    pub(crate) fn run(&self) -> Result<()> {
+        let consumer = consumer(&self.bootstrap, "portcullis-bench-empty", &[])?;
+        let started = now();
+        loop {
+            let list = consumer.fetch_group_list(Some(&self.group), ANSWER_MAX)?;
+            if list.groups().iter().all(|group| group.members().is_empty()) {
+                return Ok(());
+            }
+            if started.elapsed() > Duration::from_secs(self.limit) {
+                return Err(format!("{} still has members", self.group).into());
+            }
+            pause(Duration::from_millis(200));
+        }
     }
 }
 
