@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every figure of benches/RESULTS.md, in one run on one Kafka: `make bench`. Lines of JSON on standard output and in
-# benches/results/, then the ratios that count and the charts.
+# benches/results/, then the same as tables, the ratios that count, and charts in benches/charts/. About an hour.
 #
 #   EVENTS=3000000 DSL_EVENTS=300000 THREADS=2 COMMIT_MS=100
 #   PARTS="throughput compare latency restore scale"   what to measure
@@ -53,4 +53,5 @@ if is_wanted latency; then
     FULL=$full benches/latency.sh
 fi
 if is_wanted scale; then benches/scale.sh; fi
-"$bench" chart --results "$RESULTS" --charts benches/charts
+"$bench" table --results "$RESULTS"
+"$bench" chart --results "$RESULTS" --charts benches/charts | record

@@ -87,7 +87,7 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-fn cpu_with_broker(line: &Value) -> Option<f64> {
+pub(crate) fn cpu_with_broker(line: &Value) -> Option<f64> {
     let cpu = line["cpu_seconds"].as_f64()? + line["broker_cpu_seconds"].as_f64().unwrap_or(0.0);
     Some(cpu * 1e6 / line["events"].as_f64()?)
 }
@@ -163,7 +163,7 @@ fn svg(title: &str, bars: &[Bar]) -> std::result::Result<String, std::fmt::Error
 }
 
 /// 1234567 as 1,234,567.
-fn grouped(figure: f64) -> String {
+pub(crate) fn grouped(figure: f64) -> String {
     let digits = format!("{figure:.0}");
     let mut out = String::new();
     for (at, digit) in digits.chars().enumerate() {

@@ -11,6 +11,7 @@ mod latency;
 mod load;
 mod meter;
 mod process;
+mod table;
 
 use clap::Parser;
 
@@ -31,6 +32,7 @@ enum Command {
     Load(load::Load),
     Meter(meter::Meter),
     Ready(again::Ready),
+    Table(table::Table),
     Topics(forget::Topics),
 }
 
@@ -48,6 +50,7 @@ fn main() -> Result<()> {
         Command::Load(load) => load.run(),
         Command::Meter(meter) => meter.run(),
         Command::Ready(ready) => ready.run(),
+        Command::Table(table) => table.run(),
         Command::Topics(topics) => topics.run(),
     }
 }

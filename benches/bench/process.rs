@@ -52,8 +52,9 @@ pub(crate) fn bytes_under(folder: &Path, is_wanted: &dyn Fn(&str) -> bool) -> Re
         }
         match entry.metadata() {
             Ok(metadata) if metadata.is_dir() => sum += bytes_under(&entry.path(), &|_| true).unwrap_or(0),
-            // What it takes on disk: the broker makes its index files long beforehand, with nothing in them.
-            Ok(metadata) => sum += metadata.blocks() * 512,
+            // The length of a file, but no more than it takes on disk: the broker makes index files long beforehand, and
+            // RocksDB has room for its log given to it, with nothing in either.
+            Ok(metadata) => sum += metadata.len().min(metadata.blocks() * 512),
             Err(_) => {}
         }
     }
