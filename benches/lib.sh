@@ -193,6 +193,8 @@ run_portcullis() { # application playbooks
     fresh_topics "$application"
     start_portcullis "$application" "$playbooks" "$state"
     if [ -n "${PERF:-}" ]; then
+        # Threads that begin later would not be in it.
+        "$bench" ready --listen "127.0.0.1:$listen_port" --since 0 > /dev/null
         # shellcheck disable=SC2086 # several options
         perf record -q -F 499 ${PERF_OPTIONS:---call-graph dwarf,16384} -p "$job_pid" -o "$PERF" >&2 &
         profiler=$!

@@ -28,7 +28,7 @@
 # seconds   from the job's readiness (all of its tasks assigned; before its first event) to the commit with which the last
 #           stage is through with everything that came of the events, looked at every 20 ms
 # cpu_seconds, broker_cpu_seconds   user and system, in that time
-# warm_*    the second half of it, counted in committed offsets
+# warm_*    the second half of it, counted in committed offsets, each stage's by itself
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 build

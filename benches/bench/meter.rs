@@ -67,8 +67,17 @@ struct Sample {
 }
 
 impl Sample {
-    fn offsets(&self) -> i64 {
-        self.committed.values().sum()
+    /// How far it is, from 0 to 1: the mean of the stages, each by its own offsets. Frames hold many events, and intake
+    /// may be far ahead of the others.
+    fn share_of(&self, last: &Sample) -> f64 {
+        let mut stages = BTreeMap::<&str, (i64, i64)>::new();
+        for ((topic, partition), end) in &last.committed {
+            let (done, all) = stages.entry(topic).or_default();
+            *done += self.committed.get(&(topic.clone(), *partition)).copied().unwrap_or(0);
+            *all += end;
+        }
+        let shares = stages.values().map(|(done, all)| *done as f64 / (*all).max(1) as f64);
+        shares.sum::<f64>() / stages.len().max(1) as f64
     }
 
     fn reaches(&self, wanted: &BTreeMap<Place, i64>) -> bool {
@@ -189,8 +198,8 @@ impl Meter {
         let events = events as f64;
         let seconds = (last.at - first.at).as_secs_f64();
         let (cpu, broker_cpu) = (last.cpu - first.cpu, last.broker_cpu - first.broker_cpu);
-        let half = samples.iter().find(|sample| sample.offsets() >= last.offsets() / 2).unwrap_or(first);
-        let warm_events = events * (1.0 - half.offsets() as f64 / last.offsets() as f64);
+        let half = samples.iter().find(|sample| sample.share_of(last) >= 0.5).unwrap_or(first);
+        let warm_events = events * (1.0 - half.share_of(last));
         let status = get(&self.listen, "/status").map(|(_, body)| body).unwrap_or_default();
         let status: Value = serde_json::from_str(&status).unwrap_or_default();
         let mut line = Map::new();
