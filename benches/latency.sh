@@ -20,14 +20,15 @@ application=latency-$$
 fresh_topics "$application"
 start_portcullis "$application" "${PLAYBOOKS:-shipped}" "$work/state-$application"
 "$bench" ready --listen "127.0.0.1:$listen_port" --since 0 > /dev/null
-first=0
+first=0 round=0
 for share in ${SHARES:-0.25 0.5 0.75}; do
     rate=$(python3 -c "print(max(1000, round($full * $share)))")
     say "latency at $rate events a second"
     # A pause, in which everything before is worked off.
     sleep 5
     "$bench" latency --bootstrap "$BOOTSTRAP" --prefix "$PREFIX" --rate "$rate" --seconds "${SECONDS_EACH:-60}" \
-        --entities "${ENTITIES:-1000000}" --first "$first" --name "$share of $full" --pid "$job_pid" \
+        --entities "${ENTITIES:-1000000}" --first "$first" --round "$round" --name "$share of $full" --pid "$job_pid" \
         --listen "127.0.0.1:$listen_port" | record
+    round=$((round + 1))
     first=$((first + rate * ${SECONDS_EACH:-60}))
 done

@@ -118,10 +118,6 @@ P
 has_peers() { [ -f "$PEERS/pom.xml" ]; }
 
 build_peers() {
-    if ! has_peers; then
-        say "there are no peers at $PEERS, whose load generator makes the workload; set PEERS to their folder"
-        return 1
-    fi
     if [ -f "$PEERS_BUILD/classes/portcullis/peer/LoadGen.class" ]; then return; fi
     say "building the peers into $PEERS_BUILD"
     mkdir -p "$PEERS_BUILD"
@@ -137,10 +133,22 @@ peer() { # heap class arguments
 
 # Loads the peers' workload into login-events unless it is there. Event time starts now and runs at the pace of loading.
 load() {
-    build_peers
     say "loading $EVENTS events at $EVENTS_PER_MS a millisecond"
-    peer 512m LoadGen --bootstrap "$BOOTSTRAP" --topic "${PREFIX}login-events" --events "$EVENTS" --partitions 8 --seed "$SEED" \
-        --rate $((EVENTS_PER_MS * 1000)) --events-per-ms "$EVENTS_PER_MS" --start-ms "$(date +%s%3N)"
+    if has_peers; then
+        build_peers
+        peer 512m LoadGen --bootstrap "$BOOTSTRAP" --topic "${PREFIX}login-events" --events "$EVENTS" --partitions 8 \
+            --seed "$SEED" --rate $((EVENTS_PER_MS * 1000)) --events-per-ms "$EVENTS_PER_MS" --start-ms "$(date +%s%3N)"
+    else
+        say "there are no peers at $PEERS (set PEERS to their folder), so this is a workload of our own"
+        load_own 1000000
+    fi
+}
+
+# Loads a workload with so many entities into login-events.
+load_own() { # entities
+    "$portcullis" --bootstrap "$BOOTSTRAP" ${PREFIX:+--topic-prefix "$PREFIX"} --application-id none topics apply > /dev/null
+    "$bench" load --bootstrap "$BOOTSTRAP" --topic "${PREFIX}login-events" --events "$EVENTS" --entities "$1" \
+        --seed "$SEED" --rate $((EVENTS_PER_MS * 1000))
 }
 
 # The topology folder of a set of playbooks: `shipped` or a folder under benches/.

@@ -4,8 +4,7 @@
 #
 #   EVENTS=3000000 DSL_EVENTS=300000 THREADS=2 COMMIT_MS=100
 #   PARTS="throughput compare latency restore scale"   what to measure
-#   PEERS=DIR           where the peers are; without them there is nothing to measure beside, and their load generator is
-#                       missing, so that only latency and the cost by entities are left
+#   PEERS=DIR           where the peers are; without them the workload is one of our own, and nothing is measured beside
 #   the further options of throughput.sh, latency.sh, restore.sh and scale.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -18,11 +17,6 @@ is_wanted() { [[ " $PARTS " == *" $1 "* ]]; }
 build
 kafka
 export BOOTSTRAP BROKER_PID BROKER_DIR PORT
-if ! has_peers; then
-    say "there are no peers at $PEERS: nothing to measure beside, and no workload but our own"
-    PARTS="latency scale"
-    export EVENT_COUNTS=
-fi
 python3 - "$EVENTS" "$THREADS" "$COMMIT_MS" << 'P' | record
 import json, os, platform, subprocess, sys
 commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
@@ -31,8 +25,12 @@ print(json.dumps({"run": commit, "events": int(sys.argv[1]), "threads": int(sys.
 P
 if is_wanted throughput; then
     load | record
-    say "the peers"
-    TMPDIR=$work BUILD_DIR=$PEERS_BUILD TOPIC=login-events DSL_EVENTS=${DSL_EVENTS:-300000} KEEP=1 "$PEERS/bench.sh"
+    if has_peers; then
+        say "the peers"
+        TMPDIR=$work BUILD_DIR=$PEERS_BUILD TOPIC=login-events DSL_EVENTS=${DSL_EVENTS:-300000} KEEP=1 "$PEERS/bench.sh"
+    else
+        say "there are no peers at $PEERS, so nothing is measured beside; set PEERS to their folder"
+    fi
     outputs=$work/outputs
     for playbooks in five-rules shipped; do
         say "portcullis with playbooks $playbooks"
@@ -40,14 +38,16 @@ if is_wanted throughput; then
         record < "$work/line"
         rm -rf "$work/state-run-$$-$playbooks"
     done
-    if is_wanted compare; then
+    if is_wanted compare && has_peers; then
         detections=$("$bench" topics --bootstrap "$BOOTSTRAP" --prefix peer- | grep -E 'detections-[0-9]+-expert$' | tail -1)
         "$bench" compare --bootstrap "$BOOTSTRAP" --detections "$detections" \
             --verdicts "$outputs/portcullis-five-rules-verdicts.jsonl" | record
     fi
     "$bench" forget --bootstrap "$BOOTSTRAP" --peers-too
 fi
-if is_wanted restore; then benches/restore.sh; fi
+if is_wanted restore; then
+    if has_peers; then benches/restore.sh; else SYSTEMS=portcullis benches/restore.sh; fi
+fi
 if is_wanted latency; then
     full=${FULL:-$(grep '"system":"portcullis-shipped"' "$RESULTS" | figure events_per_s)}
     FULL=$full benches/latency.sh

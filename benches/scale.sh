@@ -27,10 +27,8 @@ for events in ${EVENT_COUNTS-1000000 3000000 10000000}; do
 done
 for entities in ${ENTITY_COUNTS-10000 100000 1000000 10000000}; do
     number=$((number + 1))
-    PREFIX=entities$number.
-    say "loading ${ENTITY_EVENTS:-10000000} events of $entities entities"
-    "$portcullis" --bootstrap "$BOOTSTRAP" --topic-prefix "$PREFIX" --application-id none topics apply > /dev/null
-    "$bench" load --bootstrap "$BOOTSTRAP" --topic "${PREFIX}login-events" --events "${ENTITY_EVENTS:-10000000}" \
-        --entities "$entities" > /dev/null
+    PREFIX=entities$number. EVENTS=${ENTITY_EVENTS:-10000000}
+    say "loading $EVENTS events of $entities entities"
+    load_own "$entities" > /dev/null
     measure entities "$entities"
 done

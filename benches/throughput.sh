@@ -9,7 +9,7 @@
 #   PERF=FILE               also writes a profile of the job (perf record by its process id); PERF_OPTIONS for its flags
 #   KEEP=1                  the broker with login-events and the state folders stay; the last lines say how to end it
 #   BOOTSTRAP= BROKER_PID= BROKER_DIR=   a broker that was kept: nothing is started, login-events is used as it is
-#   PEERS=DIR               where the peers are (their load generator makes the workload)
+#   PEERS=DIR               where the peers are: their load generator makes the workload; without them it is our own
 #   RESULTS=FILE            also appends the lines there
 #   OUTPUTS=DIR             keeps verdicts, blocklist and incidents of the run there, as JSON lines
 #

@@ -52,9 +52,12 @@ pub(crate) struct Latency {
     seconds: u64,
     #[arg(long, default_value_t = 1_000_000)]
     entities: u64,
-    /// Number of the first event; another run goes on behind it
+    /// Number of the crowd's first event; another round goes on behind it
     #[arg(long, default_value_t = 0)]
     first: u64,
+    /// Rounds on one job before this one, at most 7: whose probes are blocked by now
+    #[arg(long, default_value_t = 0)]
+    round: u64,
     /// What the line calls the load
     #[arg(long, default_value = "latency")]
     name: String,
@@ -144,7 +147,7 @@ impl Latency {
         let topic = format!("{}login-events", self.prefix);
         publisher.check(&topic)?;
         let mut crowd = Crowd::new(7, self.entities);
-        let mut probes = Probes::new(self.first);
+        let mut probes = Probes::new(self.round);
         let mut sent = Sent::default();
         let started = now();
         let length = Duration::from_secs(self.seconds);
@@ -195,7 +198,7 @@ impl Latency {
 struct Probes {
     due: BTreeMap<(Duration, u64), Probe>,
     begun: BTreeMap<&'static str, u64>,
-    first: u64,
+    round: u64,
     number: u64,
 }
 
@@ -210,8 +213,8 @@ struct Probe {
 }
 
 impl Probes {
-    fn new(first: u64) -> Probes {
-        Probes { due: BTreeMap::new(), begun: BTreeMap::new(), first, number: 0 }
+    fn new(round: u64) -> Probes {
+        Probes { due: BTreeMap::new(), begun: BTreeMap::new(), round, number: 0 }
     }
 
     /// Begins those that are due by now.
@@ -227,11 +230,14 @@ impl Probes {
     }
 
     fn begin(&mut self, kind: &'static str, n: u64, elapsed: Duration) {
-        let run = self.first;
+        /// Networks of one kind and round.
+        const NETWORKS: u64 = 8_192;
+        let run = self.round;
         let events = if kind == "status" { SURGE } else { 10 };
         for k in 0..events {
             // A network of its own for each address, so that no range is blocked.
-            let network = |base: u32, n: u64| (base << 24) + ((n as u32 & 0xffff) << 8) + 66;
+            let network =
+                |base: u32, n: u64| (base << 24) + (((run * NETWORKS + n % NETWORKS) as u32 & 0xffff) << 8) + 66;
             let probe = Probe {
                 kind,
                 tenant: if kind == "status" { format!("t{run}-{n}") } else { TENANT.to_owned() },
