@@ -14,7 +14,7 @@ use portcullis::topology::Stage;
 use serde_json::{Map, Value, json};
 
 use crate::kafka::{Place, committed, consumer, ends, ends_at};
-use crate::process::{bytes_under, cpu_seconds, epoch_ms, memory_mib, now, pause};
+use crate::process::{busy_seconds, bytes_under, cpu_seconds, epoch_ms, memory_mib, now, pause};
 use crate::{Result, print};
 
 /// How often committed offsets and CPU times are looked at; the peers look every 100 ms.
@@ -63,6 +63,8 @@ struct Sample {
     epoch_ms: i64,
     cpu: f64,
     broker_cpu: f64,
+    /// Of the whole machine.
+    busy: f64,
     committed: BTreeMap<Place, i64>,
 }
 
@@ -95,7 +97,8 @@ impl Meter {
             let committed = committed(&group, places.iter())?;
             let cpu = cpu_seconds(meter.pid).ok_or("the job has ended")?;
             let broker_cpu = cpu_seconds(meter.broker_pid).unwrap_or(f64::NAN);
-            Ok(Sample { at: now(), epoch_ms: epoch_ms(), cpu, broker_cpu, committed })
+            let busy = busy_seconds().unwrap_or(f64::NAN);
+            Ok(Sample { at: now(), epoch_ms: epoch_ms(), cpu, broker_cpu, busy, committed })
         };
         self.wait_until_ready()?;
         let samples = self.sample_until_through(look, &events)?;
@@ -210,6 +213,8 @@ impl Meter {
         put("events_per_s", json!((events / seconds).round()));
         put("cpu_seconds", rounded(cpu));
         put("broker_cpu_seconds", rounded(broker_cpu));
+        // What the machine did for others meanwhile: our own looks, and whoever shares it.
+        put("others_cpu_seconds", rounded(last.busy - first.busy - cpu - broker_cpu));
         put("cpu_us_per_event", rounded(cpu * 1e6 / events));
         put("broker_cpu_us_per_event", rounded(broker_cpu * 1e6 / events));
         put("peak_rss_mb", json!(memory_mib(self.pid, "VmHWM")));

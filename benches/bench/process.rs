@@ -35,6 +35,15 @@ pub(crate) fn cpu_seconds(pid: u32) -> Option<f64> {
     Some((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
 }
 
+/// CPU seconds of everything on this machine since it started, but for idling.
+pub(crate) fn busy_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let ticks: Vec<f64> = stat.lines().next()?.split_whitespace().skip(1).filter_map(|t| t.parse().ok()).collect();
+    // user, nice, system, idle, waiting for a disk, interrupts, soft interrupts
+    let busy = [0, 1, 2, 5, 6].into_iter().filter_map(|at| ticks.get(at));
+    Some(busy.sum::<f64>() / TICKS_PER_SECOND)
+}
+
 /// A figure of /proc/PID/status in MiB, such as `VmHWM`, the most memory it ever had, or `VmRSS`, what it has.
 pub(crate) fn memory_mib(pid: u32, name: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

@@ -27,12 +27,13 @@ impl Table {
         let lines: Vec<Value> = lines.collect::<std::result::Result<_, _>>()?;
         let with = |key: &str| lines.iter().filter(|line| !line[key].is_null()).collect::<Vec<_>>();
         let mut out = String::new();
-        let of_run: [Column<'_>; 9] = [
+        let of_run: [Column<'_>; 10] = [
             ("events", &|l| whole(&l["events"])),
             ("seconds", &|l| tenths(&l["seconds"])),
             ("events/s", &|l| whole(&l["events_per_s"])),
             ("CPU s", &|l| tenths(&l["cpu_seconds"])),
             ("broker CPU s", &|l| tenths(&l["broker_cpu_seconds"])),
+            ("others' CPU s", &|l| tenths(&l["others_cpu_seconds"])),
             ("CPU µs/event, both", &|l| both(l).map_or_else(String::new, |us| format!("{us:.2}"))),
             ("second half, events/s", &|l| whole(&l["warm_events_per_s"])),
             ("peak RSS MiB", &|l| whole(&l["peak_rss_mb"])),
