@@ -232,7 +232,7 @@ impl Settings {
             threads,
             commit_interval_ms,
             backlog_commit_interval_ms,
-            cache_mib: file.cache_mib.unwrap_or(256).max(8),
+            cache_mib: file.cache_mib.unwrap_or(512).max(8),
         })
     }
 }

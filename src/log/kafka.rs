@@ -647,7 +647,7 @@ fn consumer_config(options: &KafkaOptions) -> Result<ClientConfig, Error> {
 fn producer_config(options: &KafkaOptions) -> Result<ClientConfig, Error> {
     options.client.config(
         &[
-            ("linger.ms", "5"),
+            ("linger.ms", "20"),
             ("batch.size", "1000000"),
             ("batch.num.messages", "10000"),
             ("compression.codec", "lz4"),

@@ -518,16 +518,26 @@ impl<L: Log> StageLoop<L> {
                 running.save(checkpoint, ends.get(&checkpoint.changelog).copied(), now)?;
             }
         }
-        let rows_max = self.of.options.rows_in_hand / self.tasks.len().max(1);
-        for part in saved.keys() {
-            if let Some(running) = self.tasks.get_mut(part) {
-                running.task.trim_to(rows_max);
-            }
-        }
+        self.trim(saved);
         super::metric::committed(&self.counts, self.of.clock.elapsed().saturating_sub(self.committed_at));
         self.of.progress.committed(&std::mem::take(&mut self.counts));
         self.show();
         Ok(())
+    }
+
+    /// Lets go of rows when all tasks together hold too many; each keeps its share.
+    fn trim(&mut self, saved: &BTreeMap<Part, Checkpoint>) {
+        let held: usize = self.tasks.values().map(|running| running.task.held_len()).sum();
+        if held <= self.of.options.rows_in_hand {
+            return;
+        }
+        let share = self.of.options.rows_in_hand as f64 / held as f64;
+        for part in saved.keys() {
+            if let Some(running) = self.tasks.get_mut(part) {
+                let rows = running.task.held_len() as f64 * share;
+                running.task.trim_to(rows as usize);
+            }
+        }
     }
 
     fn show(&self) {
