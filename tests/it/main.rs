@@ -22,6 +22,7 @@ mod produce;
 mod registry;
 mod scenarios;
 mod schemas;
+mod simulation;
 mod sinks;
 mod stages;
 mod support;

@@ -1,7 +1,6 @@
 //! One client: a member of a group with a transactional producer, behind [`Log`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::{Error, Log, Outcome, Outgoing, Part, Polled, RestoreEach};

@@ -54,7 +54,8 @@ impl Disks {
     }
 }
 
-struct Bundled;
+/// Knows the schema that this build bundles, under the id 1.
+pub struct Bundled;
 
 impl Schemas for Bundled {
     fn writer(&self, id: u32) -> Option<Arc<WriterSchema>> {
