@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use portcullis::detect::{SurgeBound, SurgeBounds};
-use portcullis::engine::{Counts, Env, Key, Limits};
+use portcullis::engine::{Counter, Counts, Env, Key, Limits};
 use portcullis::event::Millis;
 use portcullis::event::wire::{Encoder, Format, SchemaIds};
 use portcullis::log::model::{Calm, ClientId, ModelCluster, ModelLog, ModelOptions, Timeouts};
@@ -64,6 +64,13 @@ pub struct Told {
     pub wipes: u64,
     pub fenced: u64,
     pub turns: u64,
+    pub commits: u64,
+    pub aborts: u64,
+    pub unknown: u64,
+    pub rebalances: u64,
+    pub events: u64,
+    pub blocks: u64,
+    pub lifts: u64,
 }
 
 impl Told {
@@ -75,6 +82,13 @@ impl Told {
         self.wipes += other.wipes;
         self.fenced += other.fenced;
         self.turns += other.turns;
+        self.commits += other.commits;
+        self.aborts += other.aborts;
+        self.unknown += other.unknown;
+        self.rebalances += other.rebalances;
+        self.events += other.events;
+        self.blocks += other.blocks;
+        self.lifts += other.lifts;
     }
 }
 
@@ -100,10 +114,25 @@ struct Inner {
     depth: usize,
     failure: Option<String>,
     told: Told,
+    counts: Counts,
+}
+
+impl Inner {
+    /// A process has ended: what it counted stays.
+    fn take_progress(&mut self, worker: usize) {
+        let progress = std::mem::take(&mut self.workers[worker].progress);
+        self.counts.merge(&progress.counts());
+        let snapshot = progress.snapshot();
+        self.told.commits += snapshot.commits;
+        self.told.aborts += snapshot.aborts;
+        self.told.unknown += snapshot.unknown_outcomes;
+        self.told.rebalances += snapshot.rebalances;
+    }
 }
 
 struct Worker {
     disks: Disks,
+    /// Of its present process.
     progress: Arc<Progress>,
     slot: Slot,
     client: ClientId,
@@ -186,6 +215,7 @@ impl World {
             depth: 0,
             failure: None,
             told: Told::default(),
+            counts: Counts::default(),
         };
         Arc::new_cyclic(|me| World {
             cluster,
@@ -224,8 +254,11 @@ impl World {
         let owners = self.owners();
         self.finish();
         self.with(|inner| {
-            let mut counts = Counts::default();
-            inner.workers.iter().for_each(|worker| counts.merge(&worker.progress.counts()));
+            (0..WORKERS).for_each(|n| inner.take_progress(n));
+            let counts = inner.counts.clone();
+            inner.told.events = counts.get(Counter::EventsIn);
+            inner.told.blocks = counts.get(Counter::Blocks);
+            inner.told.lifts = counts.get(Counter::Lifts);
             let store =
                 |(place, worker): (Place, usize)| Some((place, inner.workers[worker].disks.rows().remove(&place)?));
             let stores = owners.into_iter().filter_map(store).collect();
@@ -384,6 +417,7 @@ impl World {
         let inner: Box<dyn Log> = if self.is_defended { Box::new(log) } else { Box::new(Undefended(log)) };
         let log = Meddled { inner, worker: n, fate: self.me.upgrade().unwrap() };
         self.with(|inner| {
+            inner.take_progress(n);
             let worker = &mut inner.workers[n];
             let parts = Parts {
                 env: Arc::clone(&self.env),
