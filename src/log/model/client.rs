@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::super::{Error, Log, Outcome, Outgoing, Part, Polled, RestoreEach};
+use super::super::{Error, Log, Outcome, Outgoing, Part, Polled, RestoreEach, Restored, check_start};
 use super::brokers::{Client, Flight};
 use super::cluster::ModelCluster;
 use super::group::MemberName;
@@ -36,9 +36,14 @@ pub struct ModelLog {
     positions: BTreeMap<Part, i64>,
     /// The ends that were last heard of them.
     heard: BTreeMap<Part, i64>,
+    /// Changelogs being restored: the next offset, and where each is done.
+    restoring: BTreeMap<Part, (i64, i64)>,
     /// Where the next poll begins to look.
     turn: usize,
 }
+
+/// Records of one changelog that are handed over at a time.
+const RESTORED_MAX: usize = 16;
 
 /// What the client knows of its transaction.
 #[derive(Debug, Default)]
@@ -74,6 +79,7 @@ impl ModelLog {
             transaction: Transaction::default(),
             positions: BTreeMap::new(),
             heard: BTreeMap::new(),
+            restoring: BTreeMap::new(),
             turn: 0,
         }
     }
@@ -290,26 +296,36 @@ impl Log for ModelLog {
         self.heard.iter().filter_map(lag).collect()
     }
 
-    fn restore(&mut self, part: &Part, from: i64, each: &mut RestoreEach<'_>) -> Result<i64, Error> {
-        let (beginning, end) = self
-            .cluster
-            .with(|inner| inner.partition(part).map_or((0, 0), |partition| (partition.beginning(), partition.end())));
-        let mut position = from.max(beginning);
-        while position < end {
-            let record = self.cluster.with(|inner| {
-                let (record, next) =
-                    inner.partition(part).map_or((None, end), |partition| partition.read(part, position));
-                position = next;
-                if record.is_none() && position < end {
-                    inner.wait();
-                }
-                record
-            });
-            if let Some(record) = record.filter(|record| record.offset < end) {
-                each(record.key.as_deref().unwrap_or_default(), record.value.as_deref(), (record.offset, end))?;
+    fn restore(&mut self, part: &Part, from: i64) -> Result<(), Error> {
+        let (beginning, end) = self.cluster.with(|inner| {
+            inner.partition(part).map_or((0, 0), |partition| (partition.beginning(), partition.end()))
+        });
+        check_start(part, from, end)?;
+        self.restoring.insert(part.clone(), (from.max(beginning), end));
+        Ok(())
+    }
+
+    fn restored(&mut self, _wait: Duration, each: &mut RestoreEach<'_>) -> Result<Vec<Restored>, Error> {
+        let mut progress = Vec::with_capacity(self.restoring.len());
+        for (part, (next, end)) in &mut self.restoring {
+            for _ in 0..RESTORED_MAX {
+                let record = self.cluster.with(|inner| {
+                    let (record, behind) = inner.partition(part)?.read(part, *next);
+                    *next = behind;
+                    record
+                });
+                let Some(record) = record.filter(|record| record.offset < *end) else { break };
+                each(part, record.key.as_deref().unwrap_or_default(), record.value.as_deref())?;
             }
+            *next = (*next).min(*end);
+            progress.push(Restored { part: part.clone(), next: *next, end: *end });
         }
-        Ok(end.max(from))
+        self.restoring.retain(|_, (next, end)| next < end);
+        Ok(progress)
+    }
+
+    fn end_restore(&mut self, part: &Part) {
+        self.restoring.remove(part);
     }
 
     fn close(&mut self) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis::log::model::{Answer, ModelLog};
-use portcullis::log::{Error, Log, Outcome, Outgoing, Part, Polled, RestoreEach};
+use portcullis::log::{Error, Log, Outcome, Outgoing, Part, Polled, RestoreEach, Restored};
 
 /// What happens to a worker around a call.
 pub trait Fate: Send + Sync {
@@ -85,8 +85,16 @@ impl Log for Meddled {
         self.inner.lags()
     }
 
-    fn restore(&mut self, part: &Part, from: i64, each: &mut RestoreEach<'_>) -> Result<i64, Error> {
-        self.around(|log| log.restore(part, from, each))
+    fn restore(&mut self, part: &Part, from: i64) -> Result<(), Error> {
+        self.around(|log| log.restore(part, from))
+    }
+
+    fn restored(&mut self, wait: Duration, each: &mut RestoreEach<'_>) -> Result<Vec<Restored>, Error> {
+        self.around(|log| log.restored(wait, each))
+    }
+
+    fn end_restore(&mut self, part: &Part) {
+        self.inner.end_restore(part);
     }
 
     fn close(&mut self) {
@@ -179,8 +187,16 @@ impl Log for Undefended {
         self.0.lags()
     }
 
-    fn restore(&mut self, part: &Part, from: i64, each: &mut RestoreEach<'_>) -> Result<i64, Error> {
-        self.0.restore(part, from, each)
+    fn restore(&mut self, part: &Part, from: i64) -> Result<(), Error> {
+        self.0.restore(part, from)
+    }
+
+    fn restored(&mut self, wait: Duration, each: &mut RestoreEach<'_>) -> Result<Vec<Restored>, Error> {
+        self.0.restored(wait, each)
+    }
+
+    fn end_restore(&mut self, part: &Part) {
+        self.0.end_restore(part);
     }
 
     fn close(&mut self) {

@@ -160,9 +160,10 @@ fn replay(world: &World, place: Place, expected: &mut Expected) {
                 Item::Partial(partial) => Input::Partial(partial),
                 Item::Mark(mark) => Input::Mark(mark),
             };
+            // What has fallen due by the time that an input brings, or that was reached before, comes before it.
             let at = input.at().expect("what flows between stages brings a time");
-            for (due_at, what) in task.due(at) {
-                step(world, place, &mut task, Input::Due(due_at, what), expected);
+            while let Some(due) = task.due(at.max(task.now())).first().cloned() {
+                step(world, place, &mut task, Input::Due(due.0, due.1), expected);
             }
             step(world, place, &mut task, input, expected);
         }

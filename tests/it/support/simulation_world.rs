@@ -100,6 +100,8 @@ pub struct World {
     is_defended: bool,
     is_static: bool,
     rates: Rates,
+    /// Rows that a worker keeps in hand: all of them, a few, or none.
+    rows_in_hand: usize,
     inner: Mutex<Inner>,
     me: Weak<World>,
 }
@@ -197,6 +199,7 @@ impl World {
         let partitions = Stage::ALL.into_iter().map(|stage| (stage, PARTITIONS)).collect();
         let wiring = Arc::new(Wiring { topics: topics.clone(), encoder, partitions });
         let is_static = dice.one_in(2);
+        let rows_in_hand = *dice.pick(&[0, 200, 10_000]);
         let plan = plan(&mut Dice::new(seed, 2), START + 1_000, PARTITIONS).into();
         let worker = |n: usize| Worker {
             disks: Disks::default(),
@@ -225,6 +228,7 @@ impl World {
             is_defended,
             is_static,
             rates,
+            rows_in_hand,
             inner: Mutex::new(inner),
             me: me.clone(),
         })
@@ -429,7 +433,9 @@ impl World {
                 options: StageOptions {
                     application_id: "test".to_owned(),
                     commit_interval: Duration::from_millis(100),
+                    backlog_commit_interval: Duration::from_millis(200),
                     tenant: None,
+                    rows_in_hand: self.rows_in_hand,
                 },
             };
             worker.client = client;
