@@ -558,7 +558,11 @@ impl<L: Log> StageLoop<L> {
         self.log.recreate()?;
         let parts: Vec<Part> = offsets.iter().map(|(part, _)| part.clone()).collect();
         let found = self.log.committed(&parts)?;
-        let happened = offsets.iter().zip(&found).all(|((_, ours), found)| *found == Some(*ours));
+        // Offsets that did not move say nothing: a commit of ticks and checkpoints alone counts as one that did not happen.
+        // Should it have, the same rows are saved once more.
+        let has_moved = |(part, ours): &(Part, i64)| self.tasks.get(part).is_some_and(|of| of.committed != *ours);
+        let happened = offsets.iter().any(has_moved)
+            && offsets.iter().zip(&found).all(|((_, ours), found)| *found == Some(*ours));
         if happened {
             // Where the changelog ended is not known; restoring a little more than needed changes nothing.
             return self.apply(offsets, saved, &[]);

@@ -297,9 +297,9 @@ impl Log for ModelLog {
     }
 
     fn restore(&mut self, part: &Part, from: i64) -> Result<(), Error> {
-        let (beginning, end) = self.cluster.with(|inner| {
-            inner.partition(part).map_or((0, 0), |partition| (partition.beginning(), partition.end()))
-        });
+        let (beginning, end) = self
+            .cluster
+            .with(|inner| inner.partition(part).map_or((0, 0), |partition| (partition.beginning(), partition.end())));
         check_start(part, from, end)?;
         self.restoring.insert(part.clone(), (from.max(beginning), end));
         Ok(())

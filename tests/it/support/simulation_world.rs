@@ -27,7 +27,7 @@ use super::stages::{Bundled, Disks};
 pub const START: Millis = 1_561_682_400_000;
 const WORKERS: usize = 3;
 pub const PARTITIONS: i32 = 2;
-const TIMEOUTS: Timeouts = Timeouts { session_ms: 1_500, transaction_ms: 2_000 };
+const TIMEOUTS: Timeouts = Timeouts { session_ms: 2_500, transaction_ms: 3_000 };
 /// Stops inside of stops.
 const DEPTH_MAX: usize = 2;
 /// Turns that the world may take to come to rest.
@@ -292,7 +292,7 @@ impl World {
             let next = inner.plan.front().map_or(0, |planned| planned.at);
             // Nothing is published for a while: clocks leap.
             let is_near = next.saturating_sub(self.cluster.now()) < 30_000;
-            (inner.dice.between(1, 14), if is_near { 20 } else { 600 })
+            (inner.dice.between(1, 30), if is_near { 10 } else { 300 })
         });
         self.cluster.set_speed(speed);
         self.cluster.pass(ms);
@@ -328,7 +328,7 @@ impl World {
         let victim = self.with(|inner| inner.dice.below(WORKERS as u64) as usize);
         if self.with(|inner| inner.dice.one_in(rates.kills)) {
             let killed = self.with(|inner| {
-                let down = Slot::Down(self.elapsed() + inner.dice.between(10, 2_500));
+                let down = Slot::Down(self.elapsed() + inner.dice.between(10, 4_000));
                 let worker = &mut inner.workers[victim];
                 match std::mem::replace(&mut worker.slot, down) {
                     Slot::Up(running) => {
@@ -348,7 +348,7 @@ impl World {
         }
         if self.with(|inner| inner.dice.one_in(rates.freezes)) {
             self.with(|inner| {
-                let until = self.elapsed() + inner.dice.between(50, 3_500);
+                let until = self.elapsed() + inner.dice.between(50, 6_000);
                 let worker = &mut inner.workers[victim];
                 if matches!(worker.slot, Slot::Up(_)) && worker.frozen_until.is_none() {
                     worker.frozen_until = Some(until);
@@ -381,7 +381,7 @@ impl World {
         let Some(mut running) = self.take(n) else { return };
         let done = running.finish();
         drop(running);
-        let until = self.elapsed() + self.with(|inner| inner.dice.between(10, 2_500));
+        let until = self.elapsed() + self.with(|inner| inner.dice.between(10, 4_000));
         self.with(|inner| {
             inner.workers[n].slot = Slot::Down(until);
             inner.told.departures += 1;
@@ -488,7 +488,7 @@ impl World {
                     let _kept = inner.failure.get_or_insert_with(|| format!("worker {n} ended: {other}"));
                 }
             }
-            let pause = inner.dice.between(10, 2_500);
+            let pause = inner.dice.between(10, 4_000);
             inner.workers[n].slot = Slot::Down(until + pause);
         });
         self.lose_disk(n);
@@ -568,7 +568,7 @@ impl Fate for World {
             if inner.depth < DEPTH_MAX && inner.dice.one_in(self.rates.stops) {
                 inner.depth += 1;
                 inner.told.stops += 1;
-                return Met::Stop(inner.dice.between(20, 4_000));
+                return Met::Stop(inner.dice.between(20, 6_000));
             }
             Met::Nothing
         });
