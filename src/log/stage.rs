@@ -558,10 +558,16 @@ impl<L: Log> StageLoop<L> {
         self.log.recreate()?;
         let parts: Vec<Part> = offsets.iter().map(|(part, _)| part.clone()).collect();
         let found = self.log.committed(&parts)?;
-        // Offsets that did not move say nothing: a commit of ticks and checkpoints alone counts as one that did not happen.
-        // Should it have, the same rows are saved once more.
         let has_moved = |(part, ours): &(Part, i64)| self.tasks.get(part).is_some_and(|of| of.committed != *ours);
-        let happened = offsets.iter().any(has_moved)
+        let tells = offsets.iter().any(has_moved);
+        if !tells {
+            // Offsets that did not move say nothing. A commit of ticks and checkpoints alone counts as one that did not
+            // happen; should it have, the next checkpoint says the same once more.
+            for (_, running) in self.tasks.iter_mut().filter(|(part, _)| saved.contains_key(*part)) {
+                running.doubt();
+            }
+        }
+        let happened = tells
             && offsets.iter().zip(&found).all(|((_, ours), found)| *found == Some(*ours));
         if happened {
             // Where the changelog ended is not known; restoring a little more than needed changes nothing.

@@ -71,7 +71,8 @@ fn whatever_goes_wrong_nothing_is_lost_doubled_or_different() {
     let first = failed.iter().take(3).map(|(seed, why)| {
         format!("PORTCULLIS_SEED={seed} cargo test --release --test it -- simulation::whatever\n{why}\n")
     });
-    assert!(failed.is_empty(), "{} of {of} seeds failed:\n{}", failed.len(), first.collect::<String>());
+    let all: Vec<u64> = failed.iter().map(|(seed, _)| *seed).collect();
+    assert!(failed.is_empty(), "{} of {of} seeds failed: {all:?}\n{}", all.len(), first.collect::<String>());
 }
 
 #[test]
