@@ -567,8 +567,7 @@ impl<L: Log> StageLoop<L> {
                 running.doubt();
             }
         }
-        let happened = tells
-            && offsets.iter().zip(&found).all(|((_, ours), found)| *found == Some(*ours));
+        let happened = tells && offsets.iter().zip(&found).all(|((_, ours), found)| *found == Some(*ours));
         if happened {
             // Where the changelog ended is not known; restoring a little more than needed changes nothing.
             return self.apply(offsets, saved, &[]);

@@ -14,6 +14,7 @@
 
 mod acls;
 mod bad_input;
+mod conformance;
 mod core;
 mod follow;
 mod job;

@@ -55,7 +55,10 @@ fn whatever_goes_wrong_nothing_is_lost_doubled_or_different() {
                     }
                     match play(seed, true) {
                         Ok(told) => sums.lock().unwrap().add(&told),
-                        Err(why) => failed.lock().unwrap().push((seed, why)),
+                        Err(why) => {
+                            eprintln!("seed {seed} failed");
+                            failed.lock().unwrap().push((seed, why));
+                        }
                     }
                     let done = done.fetch_add(1, Ordering::Relaxed) + 1;
                     if seeds.is_some() && done.is_multiple_of(100) {

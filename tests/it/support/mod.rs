@@ -4,6 +4,7 @@ pub mod core;
 pub mod job;
 pub mod kafka;
 pub mod kept;
+pub mod model_rig;
 pub mod nginx;
 pub mod records;
 pub mod registry;
