@@ -43,7 +43,8 @@ impl Opening {
         if let Some(held) = &held {
             check_same(held, &fresh, &part)?;
         }
-        let is_new = held.is_none();
+        // A store that read a changelog without a checkpoint, of markers and what was aborted, has a position all the same.
+        let is_new = held.as_ref().is_none_or(|held| held.checkpoints == 0);
         let meta = held.unwrap_or(fresh);
         let from = meta.changelog_offset;
         log.restore(&changelog, from)?;
@@ -110,6 +111,10 @@ impl Opening {
             if self.read > 0 {
                 tracing::info!(part = %self.part, records = self.read, "state restored");
             }
+        }
+        if self.committed.is_some() == self.is_new {
+            // It was asked for before the end of the changelog was: whoever had the task then may have gone on since.
+            self.committed = log.committed(std::slice::from_ref(&self.part))?.first().copied().flatten();
         }
         let at = match (self.committed, self.is_new) {
             (None, true) => {

@@ -568,7 +568,16 @@ impl<L: Log> StageLoop<L> {
         self.log.recreate()?;
         let parts: Vec<Part> = offsets.iter().map(|(part, _)| part.clone()).collect();
         let found = self.log.committed(&parts)?;
-        let happened = offsets.iter().zip(&found).all(|((_, ours), found)| *found == Some(*ours));
+        let has_moved = |(part, ours): &(Part, i64)| self.tasks.get(part).is_some_and(|of| of.committed != *ours);
+        let tells = offsets.iter().any(has_moved);
+        if !tells {
+            // Offsets that did not move say nothing. A commit of ticks and checkpoints alone counts as one that did not
+            // happen; should it have, the next checkpoint says the same once more.
+            for (_, running) in self.tasks.iter_mut().filter(|(part, _)| saved.contains_key(*part)) {
+                running.doubt();
+            }
+        }
+        let happened = tells && offsets.iter().zip(&found).all(|((_, ours), found)| *found == Some(*ours));
         if happened {
             // Where the changelog ended is not known; restoring a little more than needed changes nothing.
             return self.apply(offsets, saved, &[]);

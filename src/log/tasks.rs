@@ -82,6 +82,8 @@ pub(super) struct Running {
     pub(super) touched: bool,
     /// Something happened since the last checkpoint.
     unsaved: bool,
+    /// A checkpoint was tried of which nobody knows whether the changelog has it. The next one covers the same rows.
+    doubtful: bool,
     /// Process time of the last tick (intake).
     pub(super) ticked_at: Millis,
     /// When the last checkpoint was made.
@@ -152,6 +154,7 @@ impl Running {
             committed: committed.unwrap_or(saved),
             touched: false,
             unsaved: false,
+            doubtful: false,
             ticked_at: Millis::MIN,
             saved_at: Duration::ZERO,
             effects: Effects::default(),
@@ -170,6 +173,7 @@ impl Running {
             committed: next,
             touched: false,
             unsaved: false,
+            doubtful: false,
             ticked_at: Millis::MIN,
             saved_at: Duration::ZERO,
             effects: Effects::default(),
@@ -184,10 +188,18 @@ impl Running {
             None => (Vec::new(), self.committed),
         };
         self.task = Task::open(self.task.stage(), rows);
+        if self.doubtful {
+            self.task.view_mut().doubt();
+        }
         self.next = saved.min(self.committed);
         self.touched = false;
         self.unsaved = false;
         Ok(())
+    }
+
+    /// A checkpoint of it was tried, and nobody knows whether it is in the changelog.
+    pub(super) fn doubt(&mut self) {
+        self.doubtful = true;
     }
 
     /// How much is still to be replayed: the next offset, and where it ends.
@@ -438,6 +450,7 @@ impl Running {
         kept.meta = Meta { changelog_offset, ..saved.meta.clone() };
         kept.rows.apply(&saved.writes, &kept.meta)?;
         self.unsaved = false;
+        self.doubtful = false;
         self.saved_at = now;
         Ok(())
     }

@@ -14,6 +14,7 @@
 
 mod acls;
 mod bad_input;
+mod conformance;
 mod core;
 mod follow;
 mod job;
@@ -22,6 +23,7 @@ mod produce;
 mod registry;
 mod scenarios;
 mod schemas;
+mod simulation;
 mod sinks;
 mod stages;
 mod support;

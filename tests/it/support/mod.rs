@@ -4,9 +4,16 @@ pub mod core;
 pub mod job;
 pub mod kafka;
 pub mod kept;
+pub mod model_rig;
 pub mod nginx;
 pub mod records;
 pub mod registry;
+pub mod simulation_dice;
+pub mod simulation_log;
+pub mod simulation_oracle;
+pub mod simulation_traffic;
+pub mod simulation_weather;
+pub mod simulation_world;
 pub mod stages;
 
 use std::path::Path;

@@ -57,7 +57,8 @@ impl Disks {
 /// The schema id that makes a step panic, as a defect would.
 pub const PANICKING: u32 = 13;
 
-struct Bundled;
+/// Knows the schema that this build bundles, under the id 1.
+pub struct Bundled;
 
 impl Schemas for Bundled {
     fn writer(&self, id: u32) -> Option<Arc<WriterSchema>> {
