@@ -586,12 +586,9 @@ fn producer_config(options: &KafkaOptions) -> Result<ClientConfig, Error> {
             ("compression.codec", "lz4"),
             ("queue.buffering.max.messages", "500000"),
             ("queue.buffering.max.kbytes", "262144"),
-        ],
-        &[
-            ("transactional.id", &options.member),
             ("transaction.timeout.ms", TRANSACTION_MS),
-            ("partitioner", "murmur2_random"),
         ],
+        &[("transactional.id", &options.member), ("partitioner", "murmur2_random")],
     )
 }
 

@@ -14,6 +14,7 @@
 
 mod acls;
 mod bad_input;
+mod chaos;
 mod core;
 mod follow;
 mod job;
