@@ -71,6 +71,8 @@ pub struct Settings {
     pub listen: Option<String>,
     pub threads: usize,
     pub commit_interval_ms: u64,
+    /// The same in a backlog.
+    pub backlog_commit_interval_ms: u64,
     pub cache_mib: usize,
 }
 
@@ -93,14 +95,30 @@ struct SettingsFile {
     listen: Option<String>,
     threads: Option<usize>,
     commit_interval: Option<String>,
+    backlog_commit_interval: Option<String>,
     cache_mib: Option<usize>,
     kafka: Option<BTreeMap<String, Scalar>>,
 }
 
 /// Names of the file, for "did you mean".
 const NAMES: &[&str] = &[
-    "bootstrap", "application_id", "topic_prefix", "registry", "topology", "format", "schema_ids", "state_dir",
-    "hash_key", "hash_key_file", "tenants", "input_tenant", "listen", "threads", "commit_interval", "cache_mib",
+    "bootstrap",
+    "application_id",
+    "topic_prefix",
+    "registry",
+    "topology",
+    "format",
+    "schema_ids",
+    "state_dir",
+    "hash_key",
+    "hash_key_file",
+    "tenants",
+    "input_tenant",
+    "listen",
+    "threads",
+    "commit_interval",
+    "backlog_commit_interval",
+    "cache_mib",
     "kafka",
 ];
 /// Environment variables that are no settings of the program.
@@ -179,13 +197,9 @@ impl Settings {
         }
         let secret = secret(file.hash_key, file.hash_key_file.as_deref())?;
         let hash_key_is_derived = secret.is_none();
-        let commit_interval = file.commit_interval.unwrap_or_else(|| "100ms".to_owned());
-        let commit_interval_ms = parse_duration(&commit_interval)
-            .and_then(|ms| u64::try_from(ms).ok())
-            .filter(|ms| (1..=5_000).contains(ms))
-            .ok_or_else(|| {
-                anyhow!("commit_interval: `{commit_interval}` is no duration from 1ms to 5s, such as 100ms")
-            })?;
+        let commit_interval_ms = interval("commit_interval", file.commit_interval.as_deref())?.unwrap_or(100);
+        let in_a_backlog = interval("backlog_commit_interval", file.backlog_commit_interval.as_deref())?;
+        let backlog_commit_interval_ms = in_a_backlog.unwrap_or_else(|| (commit_interval_ms * 4).min(5_000));
         let threads = over.threads.or(file.threads).unwrap_or(1);
         if !(1..=THREADS_MAX).contains(&threads) {
             bail!("threads: {threads} is not from 1 to {THREADS_MAX}");
@@ -217,9 +231,18 @@ impl Settings {
             listen: over.listen.or(file.listen),
             threads,
             commit_interval_ms,
+            backlog_commit_interval_ms,
             cache_mib: file.cache_mib.unwrap_or(256).max(8),
         })
     }
+}
+
+/// A time between commits, in milliseconds.
+fn interval(name: &str, text: Option<&str>) -> Result<Option<u64>> {
+    let Some(text) = text else { return Ok(None) };
+    let ms = parse_duration(text).and_then(|ms| u64::try_from(ms).ok()).filter(|ms| (1..=5_000).contains(ms));
+    let ms = ms.ok_or_else(|| anyhow!("{name}: `{text}` is no duration from 1ms to 5s, such as 100ms"))?;
+    Ok(Some(ms))
 }
 
 fn default_topology() -> Option<PathBuf> {

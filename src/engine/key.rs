@@ -42,6 +42,32 @@ pub enum Kind {
     Traffic = 24,
 }
 
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 14] = [
+        Kind::Clock,
+        Kind::Control,
+        Kind::Seen,
+        Kind::Due,
+        Kind::Partial,
+        Kind::Source,
+        Kind::Network,
+        Kind::Pair,
+        Kind::Good,
+        Kind::Standing,
+        Kind::Account,
+        Kind::Familiar,
+        Kind::Site,
+        Kind::Traffic,
+    ];
+
+    /// The kind of a key's first byte.
+    #[must_use]
+    pub fn of(byte: u8) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| *kind as u8 == byte)
+    }
+}
+
 /// Bytes of a key; most fit without an allocation.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(SmallVec<[u8; 36]>);
