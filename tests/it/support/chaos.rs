@@ -45,12 +45,20 @@ impl Instance {
         self.kept.status()
     }
 
-    /// No file of it may grow by much from now on: a full disk, for one process.
-    pub fn fill_disk(&self) {
+    /// No file of it may grow by much from now on: a full disk, for one process. `false`: it has ended already.
+    pub fn fill_disk(&self) -> bool {
         let written = std::fs::metadata(&self.log).map_or(0, |log| log.len());
-        let limit = format!("--fsize={}", written + (64 << 10));
-        let done = Command::new("prlimit").args(["--pid", &self.pid, &limit]).output().expect("prlimit starts");
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        self.limit_files(&(written + (4 << 10)).to_string())
+    }
+
+    /// There is room again.
+    pub fn empty_disk(&self) {
+        self.limit_files("unlimited");
+    }
+
+    fn limit_files(&self, bytes: &str) -> bool {
+        let limit = format!("--fsize={bytes}");
+        Command::new("prlimit").args(["--pid", &self.pid, &limit]).output().expect("prlimit starts").status.success()
     }
 
     pub fn last_words(&self) -> String {
@@ -144,8 +152,31 @@ impl Job {
     }
 }
 
+impl Job {
+    /// Copies every log into a folder.
+    pub fn keep_logs(&self, folder: &Path) {
+        self.broker.keep_log();
+        for entry in std::fs::read_dir(self.broker.folder()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                std::fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
+            }
+        }
+    }
+}
+
+/// A folder of what went wrong, which stays.
+pub fn folder_of_failure() -> PathBuf {
+    folder("portcullis-chaos-failed-")
+}
+
 impl Drop for Job {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let folder = folder_of_failure();
+            self.keep_logs(&folder);
+            eprintln!("the logs of the job are in {}", folder.display());
+        }
         // A stopped process does not end by a signal that it can see.
         self.instances.iter().for_each(|instance| instance.signal("KILL"));
     }

@@ -77,9 +77,8 @@ transaction.abort.timed.out.transaction.cleanup.interval.ms=500
 
     /// By signal 9: what it did not write is lost, what it gave to the kernel is not.
     pub fn kill(&mut self) {
-        if let Some(server) = self.server.take() {
-            self.keep_log(&server);
-        }
+        self.keep_log();
+        self.server = None;
     }
 
     /// Starts it over its data, and waits until it answers.
@@ -95,11 +94,11 @@ transaction.abort.timed.out.transaction.cleanup.interval.ms=500
     }
 
     /// The log of this life, behind those of the lives before.
-    pub fn keep_log(&self, server: &Kept) {
-        use std::io::Write;
+    pub fn keep_log(&self) {
+        let Some(server) = &self.server else { return };
         let log = std::fs::read(server.folder().join("out.log")).unwrap_or_default();
         let kept = std::fs::OpenOptions::new().append(true).create(true).open(self.folder.join("kafka.log"));
-        drop(kept.and_then(|mut kept| kept.write_all(&log)));
+        drop(kept.and_then(|mut kept| std::io::Write::write_all(&mut kept, &log)));
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use portcullis::app::Connection;
@@ -12,7 +12,7 @@ use portcullis::topology::Stage;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use super::chaos::Job;
+use super::chaos::{Job, folder_of_failure};
 use super::oracle::compare::{self, Differences};
 use super::oracle::{Block, Playbooks, Read, Verdict, account_stage, frames, intake_stage, source_stage};
 use super::records::read_all;
@@ -209,8 +209,8 @@ impl Topics {
     }
 
     /// Writes everything down, one file a topic, with the logs beside it.
-    fn dump(&self, job: &Job) -> std::path::PathBuf {
-        let folder = tempfile::Builder::new().prefix("portcullis-chaos-differs-").tempdir().unwrap().keep();
+    fn dump(&self, job: &Job) -> PathBuf {
+        let folder = folder_of_failure();
         for (name, records) in &self.records {
             let mut file = std::io::BufWriter::new(std::fs::File::create(folder.join(name)).unwrap());
             let mut sorted: Vec<&Incoming> = records.iter().collect();
@@ -221,18 +221,9 @@ impl Topics {
                 writeln!(file, "{place} {key} {}", readable(name, record)).unwrap();
             }
         }
-        for entry in std::fs::read_dir(job.broker.folder()).unwrap() {
-            let path = entry.unwrap().path();
-            if path.extension().is_some_and(|extension| extension == "log") {
-                copy(&path, &folder);
-            }
-        }
+        job.keep_logs(&folder);
         folder
     }
-}
-
-fn copy(file: &Path, folder: &Path) {
-    std::fs::copy(file, folder.join(file.file_name().unwrap())).unwrap();
 }
 
 fn readable(topic: &str, record: &Incoming) -> String {

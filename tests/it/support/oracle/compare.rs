@@ -188,8 +188,7 @@ fn with_partition(input: &[Vec<Read>]) -> impl Iterator<Item = (Item, i32)> {
     (0..).zip(input).flat_map(|(partition, records)| records.iter().flat_map(items).map(move |item| (item, partition)))
 }
 
-/// Compares what is said about each key, in its order. Ends that the last input brought due may be told with the next
-/// one only.
+/// Compares what is said about each key, in its order.
 fn sequences<K: Ord + Debug, T: PartialEq + Debug>(
     kind: &'static str,
     expected: &BTreeMap<K, Vec<Stated<T>>>,
@@ -201,22 +200,55 @@ fn sequences<K: Ord + Debug, T: PartialEq + Debug>(
         let seen = seen.get(key).unwrap_or(&nothing);
         let at = expected.iter().zip(seen).position(|(expected, seen)| expected.what != *seen);
         let at = at.unwrap_or(expected.len().min(seen.len()));
-        let is_told_later = seen.len() == at && expected[at..].iter().all(|stated| stated.due.is_some());
-        if (at == expected.len() && at == seen.len()) || is_told_later {
+        if at == expected.len() && at == seen.len() {
             continue;
         }
         found.add(kind, || {
-            let before = at.checked_sub(1).map(|before| &expected[before]);
+            let told = |stated: Option<&Stated<T>>| match stated {
+                Some(Stated { what, because }) => format!("{what:?}, because of {because}"),
+                None => "nothing".to_owned(),
+            };
             format!(
-                "{key:?}: number {at} of {} expected and {} found\n  expected {:?}\n  found    {:?}\n  before   {before:?}",
+                "{key:?}: number {at} of {} expected and {} found\n  expected {}\n  found    {:?}\n  before   {}",
                 expected.len(),
                 seen.len(),
-                expected.get(at),
+                told(expected.get(at)),
                 seen.get(at),
+                told(at.checked_sub(1).and_then(|before| expected.get(before))),
             )
         });
     }
     for (key, seen) in seen.iter().filter(|(key, _)| !expected.contains_key(key)) {
         found.add(kind, || format!("{key:?}: nothing expected, {} found, first {:?}", seen.len(), seen.first()));
+    }
+}
+
+mod the_comparison {
+    use super::*;
+
+    /// What is lost, doubled, changed or comes from nowhere is seen, each with its key.
+    #[test]
+    fn sees_whatever_is_not_as_it_should_be() {
+        let stated = |what| Stated { what, because: "of something".to_owned() };
+        let expected = BTreeMap::from([("a", vec![stated(1), stated(2)]), ("b", vec![stated(3)])]);
+        let differs = |a: &[i32], b: &[i32], c: &[i32]| {
+            let all = [("a", a.to_vec()), ("b", b.to_vec()), ("c", c.to_vec())];
+            let seen = all.into_iter().filter(|(_, said)| !said.is_empty()).collect();
+            let mut found = Differences::default();
+            sequences("things", &expected, &seen, &mut found);
+            found.text().lines().nth(1).unwrap_or_default().to_owned()
+        };
+        assert_eq!(differs(&[1, 2], &[3], &[]), "");
+        for (a, b, c, says) in [
+            (&[1][..], &[3][..], &[][..], "\"a\": number 1 of 2 expected and 1 found"),
+            (&[2], &[3], &[], "\"a\": number 0 of 2"),
+            (&[1, 2, 2], &[3], &[], "\"a\": number 2 of 2 expected and 3 found"),
+            (&[2, 1], &[3], &[], "\"a\": number 0 of 2"),
+            (&[1, 2], &[], &[], "\"b\": number 0 of 1 expected and 0 found"),
+            (&[1, 2], &[3], &[4], "\"c\": nothing expected, 1 found"),
+        ] {
+            let told = differs(a, b, c);
+            assert!(told.contains(says), "{told} and not {says}");
+        }
     }
 }

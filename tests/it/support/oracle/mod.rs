@@ -29,7 +29,7 @@ mod window;
 pub use account::account_stage;
 pub use intake::intake_stage;
 pub use playbook::Playbooks;
-pub use said::{Block, Passed, Said, Stated, Sums, Verdict};
+pub use said::{Block, Verdict};
 pub use source::source_stage;
 
 /// Milliseconds since the epoch.

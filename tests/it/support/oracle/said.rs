@@ -96,8 +96,6 @@ pub struct Stated<T> {
     pub what: T,
     /// The attempt, or the time, that brought it about.
     pub because: String,
-    /// An end that was due at this time: it is told before the next input, so at the end of the log it may be missing.
-    pub due: Option<Millis>,
 }
 
 /// What a source task passes on to the owner of an account.
@@ -164,14 +162,14 @@ impl Said {
 
     pub fn verdict(&mut self, key: String, what: Verdict, because: &str) {
         self.count("verdicts");
-        self.verdicts.entry(key).or_default().push(Stated { what, because: because.to_owned(), due: None });
+        self.verdicts.entry(key).or_default().push(Stated { what, because: because.to_owned() });
     }
 
-    pub fn block(&mut self, key: String, what: Block, because: &str, due: Option<Millis>) {
+    pub fn block(&mut self, key: String, what: Block, because: &str) {
         self.count(match what {
             Block::Put { .. } => "entries",
             Block::Lift { .. } => "tombstones",
         });
-        self.blocks.entry(key).or_default().push(Stated { what, because: because.to_owned(), due });
+        self.blocks.entry(key).or_default().push(Stated { what, because: because.to_owned() });
     }
 }

@@ -224,7 +224,7 @@ impl Task<'_> {
     fn pass_on(&self, tenant: &str, account: &str, what: Passed, because: &str, said: &mut Said) {
         said.count("passed on");
         let place = (self.partition, format!("{tenant}|{account}"));
-        said.passed.entry(place).or_default().push(Stated { what, because: because.to_owned(), due: None });
+        said.passed.entry(place).or_default().push(Stated { what, because: because.to_owned() });
     }
 
     /// A repeat has the id and the content of an attempt of the last six minutes.

@@ -139,10 +139,9 @@ impl Standing {
 }
 
 impl Standings {
-    /// What falls due until an input of this time, as known before it; each before the next.
+    /// What falls due until an input of this time, or has fallen due already: it comes before the input.
     pub fn pass(&mut self, clock: &mut Millis, until: Millis, said: &mut Said) {
-        let due: Vec<(Millis, Who)> = self.due.iter().take_while(|(at, _)| *at <= until).cloned().collect();
-        for (at, who) in due {
+        while let Some((at, who)) = self.due.first().filter(|(at, _)| *at <= until.max(*clock)).cloned() {
             *clock = (*clock).max(at);
             self.due.remove(&(at, who.clone()));
             self.look(&who, *clock, said);
@@ -162,7 +161,7 @@ impl Standings {
         while let Some(end) = standing.next_end().filter(|end| *end <= now) {
             if let Some(change) = standing.settle(end) {
                 let block = block(change, standing.generation, "expired", None);
-                said.block(who.key(), block, &format!("a claim ended at {end}"), Some(end));
+                said.block(who.key(), block, &format!("a claim ended at {end}"));
             }
         }
     }
@@ -239,7 +238,7 @@ impl Standings {
             said.verdict(who.key(), verdict, cause.because);
         }
         if let Some(change) = standing.settle(now) {
-            said.block(who.key(), block(change, standing.generation, "lifted", cause.incident_id), cause.because, None);
+            said.block(who.key(), block(change, standing.generation, "lifted", cause.incident_id), cause.because);
         }
         self.due.extend(standing.next_end().map(|end| (end, who.clone())));
         is_new
@@ -252,7 +251,7 @@ impl Standings {
             return;
         }
         if let Some(change) = standing.settle(now) {
-            said.block(who.key(), block(change, standing.generation, "lifted", cause.incident_id), cause.because, None);
+            said.block(who.key(), block(change, standing.generation, "lifted", cause.incident_id), cause.because);
         }
         self.due.extend(standing.next_end().map(|end| (end, who.clone())));
     }
