@@ -145,13 +145,13 @@ fn connection(settings: &Settings) -> Result<Connection> {
     Ok(Connection { client: settings.client.clone(), topics: topology::topics(settings).map_err(Wrong)? })
 }
 
-#[expect(clippy::print_stderr, reason = "the last word of a command that failed")]
 fn ended(result: &Result<Ending>) -> ExitCode {
     let error = match result {
         Ok(ending) => return ExitCode::from(ending.code()),
         Err(error) => error,
     };
-    eprintln!("portcullis: {error:#}");
+    // On a full disk the log has no room for it either.
+    drop(writeln!(std::io::stderr(), "portcullis: {error:#}"));
     match error.downcast_ref::<crate::log::Error>() {
         Some(crate::log::Error::Fenced(_)) => ExitCode::from(4),
         Some(crate::log::Error::Setup(_)) => ExitCode::from(2),

@@ -1,9 +1,11 @@
 //! [`Log`] over rdkafka: one `BaseConsumer` and one transactional producer, used from one thread.
 //!
-//! Three traps of the client are answered here. The wrapper's flush waits in steps of 100 ms, so a commit drains by
-//! itself first. An end of partition names no topic, so how far a
-//! partition is behind is told by the offsets last heard. And librdkafka
-//! lacks KIP-890: a transactional call whose outcome is unknown must be followed by [`Log::recreate`], never by a retry.
+//! Four traps of the client are answered here. The wrapper's flush waits in steps of 100 ms, so a commit drains by
+//! itself first. An end of partition names no topic, so how far a partition is behind is told by the offsets last heard.
+//! librdkafka lacks KIP-890: a transactional call whose outcome is unknown must be followed by [`Log::recreate`], never
+//! by a retry. And it retries by itself where a connection breaks, and says nothing of it: a call that took as long as
+//! such a retry takes is followed by a new producer as well, or what was sent first might still arrive, and end the
+//! transaction that comes next.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -34,6 +36,11 @@ const SEND_MAX: Duration = Duration::from_secs(60);
 const RESTORE_STILL_MAX: Duration = Duration::from_secs(60);
 /// How long restores are read at a time, while other tasks wait.
 const RESTORED_FOR: Duration = Duration::from_millis(20);
+/// How often in a row a producer may find itself fenced. A transaction that timed out while the process stood still looks
+/// the same as another instance with this one's state folder; but the latter goes on.
+const FENCED_MAX: u32 = 3;
+/// How long librdkafka waits before it sends a request again, give or take a fifth.
+const RETRY_MS: &str = "200";
 /// How long the coordinator keeps a transaction of a producer that is gone.
 const TRANSACTION_MS: &str = "10000";
 
@@ -61,6 +68,10 @@ pub struct KafkaLog {
     consumer: BaseConsumer<Events>,
     producer: Option<BaseProducer<Deliveries>>,
     in_transaction: bool,
+    /// A transactional call that took so long may have been sent twice.
+    repeats_after: Duration,
+    /// How often in a row the producer found itself fenced.
+    fenced: u32,
     /// Topics met, so that records of one topic share its name.
     names: Names,
     /// Partitions being read, and the next offset of each.
@@ -207,6 +218,8 @@ impl KafkaLog {
             consumer,
             producer: None,
             in_transaction: false,
+            repeats_after: Duration::ZERO,
+            fenced: 0,
             names: Names::default(),
             next: BTreeMap::new(),
             heard: BTreeSet::new(),
@@ -226,7 +239,11 @@ impl KafkaLog {
 
     fn begin(&mut self) -> Result<(), Error> {
         if !self.in_transaction {
-            self.producer()?.begin_transaction().map_err(|e| Error::Kafka(e.to_string()))?;
+            if let Err(error) = self.producer()?.begin_transaction() {
+                tracing::warn!(%error, "no transaction can be begun; a new producer");
+                self.recreate()?;
+                self.producer()?.begin_transaction().map_err(|e| Error::Kafka(e.to_string()))?;
+            }
             self.in_transaction = true;
         }
         Ok(())
@@ -253,7 +270,9 @@ impl KafkaLog {
     fn drain(&self) -> Result<Result<(), String>, Error> {
         let producer = self.producer()?;
         let give_up = self.clock.elapsed() + SEND_MAX;
-        while producer.in_flight_count() > 0 {
+        let has_failed = || producer.context().inner.lock().unwrap_or_else(PoisonError::into_inner).failed.is_some();
+        // What is left of a transaction that has failed goes nowhere.
+        while producer.in_flight_count() > 0 && !has_failed() {
             ffi::nudge(producer);
             producer.poll(Duration::ZERO);
             if self.clock.elapsed() > give_up {
@@ -264,15 +283,27 @@ impl KafkaLog {
         let failed = producer.context().inner.lock().unwrap_or_else(PoisonError::into_inner).failed.take();
         Ok(failed.map_or(Ok(()), Err))
     }
-
-    fn offsets_with_commit(&self, offsets: &[(Part, i64)]) -> Result<(), KafkaError> {
+    /// Whether it may have been sent twice.
+    fn offsets_with_commit(&self, offsets: &[(Part, i64)]) -> Result<bool, KafkaError> {
         let (Some(producer), Some(group)) = (&self.producer, self.consumer.group_metadata()) else {
             return Err(KafkaError::ClientCreation("no member of the group".to_owned()));
         };
+        let mut since = self.clock.elapsed();
+        let mut is_repeated = false;
         if !offsets.is_empty() {
             producer.send_offsets_to_transaction(&list(offsets)?, &group, ASK_MAX)?;
+            is_repeated |= self.may_be_repeated(since);
+            since = self.clock.elapsed();
         }
-        producer.commit_transaction(Timeout::Never)
+        producer.commit_transaction(Timeout::Never)?;
+        Ok(is_repeated | self.may_be_repeated(since))
+    }
+
+    /// Whether a call took so long that librdkafka may have sent its request a second time, by itself and without a
+    /// word: it does when a connection breaks. Then the first one may still be under way, and would end the next
+    /// transaction in its midst, were it not for a new producer whose epoch refuses it.
+    fn may_be_repeated(&self, since: Duration) -> bool {
+        self.options.may_abort && self.clock.elapsed().saturating_sub(since) >= self.repeats_after
     }
 
     /// First and next offset, those of transactions that are still open included: a store restored only up to the last
@@ -407,6 +438,12 @@ impl Log for KafkaLog {
                     producer.poll(Duration::from_millis(5));
                     outgoing = back;
                 }
+                // The transaction has failed already: it will be aborted when it is to be committed.
+                Err((error @ KafkaError::MessageProduction(RDKafkaErrorCode::State | RDKafkaErrorCode::Fatal), _)) => {
+                    let mut inner = producer.context().inner.lock().unwrap_or_else(PoisonError::into_inner);
+                    inner.failed.get_or_insert_with(|| format!("{}: {error}", record.topic));
+                    return Ok(());
+                }
                 Err((error, _)) => return Err(Error::Kafka(format!("{}: {error}", record.topic))),
             }
         }
@@ -423,15 +460,24 @@ impl Log for KafkaLog {
             std::mem::take(&mut inner.ends)
         };
         match ended {
-            Ok(()) => {
+            Ok(is_repeated) => {
                 self.in_transaction = false;
+                self.fenced = 0;
+                if is_repeated {
+                    tracing::info!("a commit took long, its end may have been sent twice; a new producer");
+                    self.recreate()?;
+                }
                 let ends = ends.into_iter().map(|((topic, partition), end)| (self.part(&topic, partition), end));
                 Ok(Outcome::Committed(ends.collect()))
             }
             Err(error) => match judge(&error) {
                 Verdict::Abort(why) => self.give_up(why),
                 Verdict::Unknown(why) => Ok(Outcome::Unknown(why)),
-                Verdict::Fenced(why) => Err(Error::Fenced(why)),
+                Verdict::Fenced(why) if self.fenced >= FENCED_MAX => Err(Error::Fenced(why)),
+                Verdict::Fenced(why) => {
+                    self.fenced += 1;
+                    Ok(Outcome::Unknown(why))
+                }
             },
         }
     }
@@ -443,11 +489,13 @@ impl Log for KafkaLog {
         if !self.options.may_abort {
             return Err(Error::Kafka("a transaction had to be aborted, which this cluster cannot do".to_owned()));
         }
+        let since = self.clock.elapsed();
         let aborted = self.producer()?.abort_transaction(ASK_MAX);
         if let Some(producer) = &self.producer {
             *producer.context().inner.lock().unwrap_or_else(PoisonError::into_inner) = Delivered::default();
         }
         match aborted {
+            Ok(()) if self.may_be_repeated(since) => self.recreate(),
             Ok(()) => Ok(()),
             Err(error) => {
                 tracing::warn!(%error, "abort failed; a new producer ends the transaction");
@@ -461,7 +509,11 @@ impl Log for KafkaLog {
         // The old one must be gone before the new one fences it, or it might still send.
         self.producer = None;
         let context = Deliveries { inner: Mutex::default() };
-        let producer: BaseProducer<Deliveries> = create(&producer_config(&self.options)?, context)?;
+        let config = producer_config(&self.options)?;
+        // A tenth less than the shortest wait, which is a fifth less than what is set.
+        let retry_ms = config.get("retry.backoff.ms").and_then(|ms| ms.parse::<u64>().ok()).unwrap_or(0);
+        self.repeats_after = Duration::from_millis(retry_ms * 7 / 10);
+        let producer: BaseProducer<Deliveries> = create(&config, context)?;
         producer.init_transactions(SEND_MAX).map_err(|e| Error::Kafka(format!("init_transactions: {e}")))?;
         self.producer = Some(producer);
         Ok(())
@@ -590,6 +642,8 @@ fn poll_failed(error: &KafkaError) -> Result<Polled, Error> {
             Err(Error::Kafka(format!("{error}: grant what `portcullis topics acls` lists")))
         }
         Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::FencedInstanceId) => Err(Error::Fenced(error.to_string())),
+        // The client tells it by itself, and here it comes once for every partition.
+        Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure) => Ok(Polled::Idle),
         Some(_) | None => {
             tracing::warn!(%error, "kafka: poll");
             Ok(Polled::Idle)
@@ -653,12 +707,10 @@ fn producer_config(options: &KafkaOptions) -> Result<ClientConfig, Error> {
             ("compression.codec", "lz4"),
             ("queue.buffering.max.messages", "500000"),
             ("queue.buffering.max.kbytes", "262144"),
-        ],
-        &[
-            ("transactional.id", &options.member),
+            ("retry.backoff.ms", RETRY_MS),
             ("transaction.timeout.ms", TRANSACTION_MS),
-            ("partitioner", "murmur2_random"),
         ],
+        &[("transactional.id", &options.member), ("partitioner", "murmur2_random")],
     )
 }
 

@@ -15,6 +15,7 @@
 mod acls;
 mod bad_input;
 mod conformance;
+mod chaos;
 mod core;
 mod follow;
 mod job;

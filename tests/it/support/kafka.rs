@@ -14,7 +14,7 @@ use super::kept::{EndBy, Kept, folder};
 use super::{free_ports, until};
 
 /// A broker needs about 3 s on an idle machine; two cores that compile C++ beside it need many more.
-const START_MAX: Duration = Duration::from_secs(120);
+pub(super) const START_MAX: Duration = Duration::from_secs(120);
 const ATTEMPTS_MAX: usize = 3;
 
 /// The broker of the whole test binary.
@@ -79,29 +79,7 @@ impl Kafka {
         let folder = folder("portcullis-kafka-");
         let (data, properties, log4j) =
             (folder.join("data"), folder.join("server.properties"), folder.join("log4j2.properties"));
-        let text = format!(
-            "process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller_port}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
-controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
-log.dirs={}
-offsets.topic.replication.factor=1
-offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-transaction.state.log.num.partitions=4
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-group.initial.rebalance.delay.ms=0
-auto.create.topics.enable=false
-log.cleaner.backoff.ms=500
-log.retention.ms=-1
-",
-            data.display()
-        );
+        let text = server_properties(port, controller_port, &data);
         // Of a property that stands there twice, the last one holds.
         let guard = if users.is_empty() { String::new() } else { guard(port, guarded_port, controller_port, users) };
         write(&properties, &format!("{text}{guard}"));
@@ -133,6 +111,33 @@ exec java -Xmx512m "-Dlog4j2.configurationFile=$folder/log4j2.properties" -cp "$
     }
 }
 
+/// Of every broker here.
+pub(super) fn server_properties(port: u16, controller_port: u16, data: &std::path::Path) -> String {
+    format!(
+        "process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller_port}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={}
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+auto.create.topics.enable=false
+log.cleaner.backoff.ms=500
+log.retention.ms=-1
+",
+        data.display()
+    )
+}
+
 /// A second listener, at which users have names and an authorizer asks what they may do.
 fn guard(port: u16, guarded_port: u16, controller_port: u16, users: &[&str]) -> String {
     let users: Vec<String> = users.iter().map(|user| format!("user_{user}=\"{user}-password\"")).collect();
@@ -151,7 +156,7 @@ super.users=User:ANONYMOUS
 }
 
 /// Whether the broker serves metadata and knows itself; listening alone comes earlier than that.
-fn answers(bootstrap: &str) -> bool {
+pub(super) fn answers(bootstrap: &str) -> bool {
     let address = bootstrap.parse().expect("an address");
     if std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
         return false;
@@ -166,7 +171,7 @@ fn answers(bootstrap: &str) -> bool {
 }
 
 /// The folder of the jars.
-fn libs() -> Result<String, String> {
+pub(super) fn libs() -> Result<String, String> {
     let named = std::env::var("PORTCULLIS_KAFKA_LIBS").ok().filter(|path| !path.is_empty()).map(PathBuf::from);
     let cache = || {
         let named = std::env::var("PORTCULLIS_CACHE").ok().filter(|path| !path.is_empty()).map(PathBuf::from);
@@ -190,11 +195,11 @@ fn version() -> &'static str {
     rest.split('<').next().unwrap_or_default()
 }
 
-fn write(path: &std::path::Path, text: &str) {
+pub(super) fn write(path: &std::path::Path, text: &str) {
     std::fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
 
-const LOG4J: &str = "rootLogger.level = INFO
+pub(super) const LOG4J: &str = "rootLogger.level = INFO
 rootLogger.appenderRef.out.ref = OUT
 appender.out.type = Console
 appender.out.name = OUT

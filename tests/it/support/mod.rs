@@ -1,11 +1,18 @@
 //! What the tests stand on: the real parts they start, and how they wait.
 
+pub mod chaos;
+pub mod chaos_broker;
+pub mod chaos_check;
+pub mod chaos_faults;
+pub mod chaos_traffic;
 pub mod core;
 pub mod job;
 pub mod kafka;
 pub mod kept;
 pub mod model_rig;
 pub mod nginx;
+pub mod oracle;
+pub mod proxy;
 pub mod records;
 pub mod registry;
 pub mod simulation_dice;
