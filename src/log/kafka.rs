@@ -46,11 +46,32 @@ pub struct KafkaOptions {
     pub topics: Vec<String>,
     /// Changelog topics: the ends of what was written to them are told by a commit.
     pub changelogs: BTreeSet<String>,
-    /// Without it a restart leaves the group and joins it anew.
-    pub static_membership: bool,
+    pub membership: Membership,
     /// Whether the cluster aborts transactions. Where it does not, what should be aborted ends the loop instead.
     pub may_abort: bool,
 }
+
+/// How a loop is a member of its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Membership {
+    pub protocol: GroupProtocol,
+    /// The member is the same one after a restart: its tasks wait for it for a session, and nobody else's move. Without
+    /// it a stop leaves the group at once and a start joins it anew.
+    pub is_static: bool,
+}
+
+/// Who decides which member gets which partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// One of the members does, and all wait for each other. A member that is silent for a session is out.
+    Classic { session_timeout: Duration },
+    /// The broker does (KIP-848), member by member; the length of a session is the broker's as well.
+    Consumer,
+}
+
+/// Between two heartbeats of a classic member: a tenth of its session, within these limits. Members learn from the answers
+/// that partitions are to move, and the partitions stand still until the last member has learnt it.
+const HEARTBEAT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(1_000));
 
 /// The client.
 pub struct KafkaLog {
@@ -306,7 +327,10 @@ impl Log for KafkaLog {
                 self.heard.extend(self.next.keys().filter(|part| part.partition == partition).cloned());
                 Ok(Polled::Idle)
             }
-            Some(Err(error)) => poll_failed(&error),
+            Some(Err(error)) => match self.consumer.client().fatal_error() {
+                Some((code, text)) => Err(beyond_repair(code, &text)),
+                None => poll_failed(&error),
+            },
         }
     }
 
@@ -499,7 +523,7 @@ impl Log for KafkaLog {
 
     fn close(&mut self) {
         self.consumer.context().closing.store(true, Ordering::Relaxed);
-        if !self.options.static_membership {
+        if !self.options.membership.is_static {
             self.consumer.unsubscribe();
         }
     }
@@ -509,6 +533,25 @@ impl Drop for KafkaLog {
     fn drop(&mut self) {
         // The wrapper polls until the consumer has closed, and would wait for ever on a deferred unassign.
         self.consumer.context().closing.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What a client ended with. Each of them names the group, since that is where it happens.
+fn beyond_repair(code: RDKafkaErrorCode, text: &str) -> Error {
+    match code {
+        RDKafkaErrorCode::FencedInstanceId | RDKafkaErrorCode::UnreleasedInstanceId => Error::Fenced(text.to_owned()),
+        RDKafkaErrorCode::UnsupportedVersion | RDKafkaErrorCode::UnsupportedFeature => Error::Setup(format!(
+            "the broker does not offer group_protocol consumer (KIP-848; Kafka 4.0 has it, with the feature group.version \
+             at 1): {text}\nset group_protocol: classic, or type: kafka-features.sh upgrade --feature group.version=1"
+        )),
+        RDKafkaErrorCode::UnsupportedAssignor => Error::Setup(format!(
+            "the broker does not offer the assignor `uniform`: {text}\nadd it to group.consumer.assignors of the broker, \
+             or set group_protocol: classic"
+        )),
+        RDKafkaErrorCode::GroupAuthorizationFailed => {
+            Error::Setup(format!("{text}: grant what `portcullis topics acls --role run` lists"))
+        }
+        _ => Error::Kafka(format!("the client is beyond repair: {text}")),
     }
 }
 
@@ -551,27 +594,38 @@ fn list(offsets: &[(Part, i64)]) -> Result<TopicPartitionList, KafkaError> {
 }
 
 fn consumer_config(options: &KafkaOptions) -> Result<ClientConfig, Error> {
-    let mut config = options.client.config(
-        &[
-            ("session.timeout.ms", "10000"),
-            ("max.poll.interval.ms", "300000"),
-            ("fetch.wait.max.ms", "50"),
-            ("fetch.queue.backoff.ms", "10"),
-            ("fetch.message.max.bytes", "1048576"),
-            ("queued.min.messages", "20000"),
-            ("queued.max.messages.kbytes", "16384"),
-        ],
-        &[
-            ("group.id", &options.group),
-            ("isolation.level", "read_committed"),
-            ("enable.auto.commit", "false"),
-            ("enable.auto.offset.store", "false"),
-            ("auto.offset.reset", "error"),
-            ("enable.partition.eof", "true"),
-            ("partition.assignment.strategy", "cooperative-sticky"),
-        ],
-    )?;
-    if options.static_membership {
+    let mut defaults = vec![
+        ("max.poll.interval.ms", "300000"),
+        ("fetch.wait.max.ms", "50"),
+        ("fetch.queue.backoff.ms", "10"),
+        ("fetch.message.max.bytes", "1048576"),
+        ("queued.min.messages", "20000"),
+        ("queued.max.messages.kbytes", "16384"),
+    ];
+    let mut fixed = vec![
+        ("group.id", options.group.as_str()),
+        ("isolation.level", "read_committed"),
+        ("enable.auto.commit", "false"),
+        ("enable.auto.offset.store", "false"),
+        ("auto.offset.reset", "error"),
+        ("enable.partition.eof", "true"),
+    ];
+    let (session, heartbeat);
+    match options.membership.protocol {
+        GroupProtocol::Classic { session_timeout } => {
+            let (least, most) = HEARTBEAT;
+            session = session_timeout.as_millis().to_string();
+            heartbeat = (session_timeout / 10).clamp(least, most).as_millis().to_string();
+            defaults.extend([("session.timeout.ms", session.as_str()), ("heartbeat.interval.ms", heartbeat.as_str())]);
+            fixed.extend([("group.protocol", "classic"), ("partition.assignment.strategy", "cooperative-sticky")]);
+        }
+        // Sessions and heartbeats are the broker's; the client refuses to be told.
+        GroupProtocol::Consumer => {
+            fixed.extend([("group.protocol", "consumer"), ("group.remote.assignor", "uniform")]);
+        }
+    }
+    let mut config = options.client.config(&defaults, &fixed)?;
+    if options.membership.is_static {
         config.set("group.instance.id", &options.member);
     }
     Ok(config)

@@ -16,6 +16,7 @@ mod acls;
 mod bad_input;
 mod core;
 mod follow;
+mod instances;
 mod job;
 mod playbooks;
 mod produce;
