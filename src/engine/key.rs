@@ -42,6 +42,38 @@ pub enum Kind {
     Traffic = 24,
 }
 
+impl Kind {
+    /// Every kind there is, in the order of its bytes.
+    pub const ALL: [Kind; 14] = [
+        Kind::Clock,
+        Kind::Control,
+        Kind::Seen,
+        Kind::Due,
+        Kind::Partial,
+        Kind::Source,
+        Kind::Network,
+        Kind::Pair,
+        Kind::Good,
+        Kind::Standing,
+        Kind::Account,
+        Kind::Familiar,
+        Kind::Site,
+        Kind::Traffic,
+    ];
+
+    /// Name for people: `clock`, `pair`.
+    #[must_use]
+    pub fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+
+    /// The kind of a first byte; `None` for one that this version does not know.
+    #[must_use]
+    pub fn of_byte(byte: u8) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| *kind as u8 == byte)
+    }
+}
+
 /// Bytes of a key; most fit without an allocation.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(SmallVec<[u8; 36]>);
@@ -62,6 +94,14 @@ impl Key {
     #[must_use]
     pub fn kind_byte(&self) -> u8 {
         self.0.first().copied().unwrap_or_default()
+    }
+
+    /// The tenant and what stands behind it; `None` for a key of another layout.
+    #[must_use]
+    pub fn parts(&self) -> Option<(&str, &[u8])> {
+        let (length, rest) = self.0.get(1..)?.split_first()?;
+        let (tenant, rest) = rest.split_at_checked(usize::from(*length))?;
+        Some((std::str::from_utf8(tenant).ok()?, rest))
     }
 
     fn of(kind: Kind, tenant: &str, rest: &[u8]) -> Self {

@@ -57,7 +57,7 @@ impl fmt::Debug for RocksStore {
 }
 
 /// The position's key: below every kind.
-const META_KEY: &[u8] = &[0];
+pub(super) const META_KEY: &[u8] = &[0];
 /// A row is dropped only this long after its end, so that a task that was rewound still finds it.
 const FORGET_SLACK_MS: Millis = 10 * 60_000;
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::support::fleet::{Instance, Publishing, Spans, Through, Watching, longest, wait_until_shared};
 use crate::support::job::Installed;
+use crate::support::kafka::Kafka;
 use crate::support::records::read_all;
 
 /// Events a second of the publisher.
@@ -17,6 +18,33 @@ const CALM: u64 = 4 * PACE as u64;
 #[test]
 fn work_is_shared_and_given_back_without_loss_or_duplicates() {
     handovers("instances-classic", "session_timeout: 30s\n");
+}
+
+/// The same with the broker handing out the tasks (KIP-848).
+#[test]
+fn work_is_shared_and_given_back_under_the_consumer_protocol() {
+    handovers("instances-consumer", "group_protocol: consumer\n");
+}
+
+#[test]
+fn a_broker_without_the_consumer_protocol_is_told_at_start() {
+    let kafka = Kafka::start_with_features(&["group.version=0"]);
+    let folder = tempfile::tempdir().unwrap();
+    let settings = folder.path().join("settings.yaml");
+    let state = folder.path().join("state");
+    let text = format!("bootstrap: {}\ngroup_protocol: consumer\nstate_dir: {}\n", kafka.bootstrap(), state.display());
+    std::fs::write(&settings, text).unwrap();
+    let portcullis = |command: &[&str]| {
+        let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        program.args(command).arg("--settings").arg(&settings).output().unwrap()
+    };
+    assert!(portcullis(&["topics", "apply"]).status.success());
+    let output = portcullis(&["run"]);
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{words}");
+    for part in ["does not offer group_protocol consumer", "group_protocol: classic"] {
+        assert!(words.contains(part), "{part} is not in: {words}");
+    }
 }
 
 /// A stop and a start within the session: nothing moves, and the others do not even notice.

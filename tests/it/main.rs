@@ -25,6 +25,7 @@ mod scenarios;
 mod schemas;
 mod sinks;
 mod stages;
+mod state_tools;
 mod support;
 mod tidy;
 mod topics;
