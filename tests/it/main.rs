@@ -15,6 +15,7 @@
 mod acls;
 mod bad_input;
 mod core;
+mod crash_images;
 mod follow;
 mod instances;
 mod job;

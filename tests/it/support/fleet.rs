@@ -168,7 +168,7 @@ fn event(number: u64, at: i64) -> LoginEvent {
         1 => (format!("wanted{}", round / 40), format!("46.{}.{}.9", round / 200, round % 200), Outcome::Failure),
         _ => {
             let person = number.wrapping_mul(2_654_435_761) % 400;
-            (format!("person{person}"), format!("81.2.{}.{}", person / 200, person % 200 + 1), Outcome::Success)
+            (format!("person{person}"), format!("81.2.{}.{}", person / 4, person % 4 + 1), Outcome::Success)
         }
     };
     LoginEvent {

@@ -71,6 +71,8 @@ pub struct Installation {
     clock: Arc<TestClock>,
     pub progress: Arc<Progress>,
     running: Option<StageLoop<MemoryLog>>,
+    /// Instead of `disks`.
+    stores: Option<Box<dyn Fn() -> Box<dyn Stores>>>,
     partitions: i32,
 }
 
@@ -90,8 +92,14 @@ impl Installation {
             clock: Arc::new(TestClock::default()),
             progress: Arc::default(),
             running: None,
+            stores: None,
             partitions,
         }
+    }
+
+    /// From the next start on, stores are opened here and not in `disks`.
+    pub fn keep_stores_in(&mut self, stores: impl Stores + Clone + 'static) {
+        self.stores = Some(Box::new(move || Box::new(stores.clone())));
     }
 
     /// Publishes an event as JSON at an arrival time.
@@ -124,7 +132,7 @@ impl Installation {
             let parts = Parts {
                 env: Arc::clone(&self.env),
                 wiring: Arc::new(wiring),
-                stores: Box::new(self.disks.clone()),
+                stores: self.stores.as_ref().map_or_else(|| Box::new(self.disks.clone()) as _, |make| make()),
                 schemas: Arc::new(Bundled),
                 clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
                 progress: Arc::clone(&self.progress),
@@ -139,11 +147,16 @@ impl Installation {
         running.turn()
     }
 
+    /// Whether everything published has been worked off by all stages.
+    pub fn is_at_rest(&self) -> bool {
+        self.progress.is_caught_up() && self.running.as_ref().is_some_and(StageLoop::is_settled)
+    }
+
     /// Turns until everything published has been worked off by all stages.
     pub fn settle(&mut self) {
         for _ in 0..100_000 {
             self.turn();
-            if self.progress.is_caught_up() && self.running.as_ref().is_some_and(StageLoop::is_settled) {
+            if self.is_at_rest() {
                 return;
             }
         }
