@@ -172,7 +172,9 @@ fn ended(result: &Result<Ending>) -> ExitCode {
     match error.downcast_ref::<crate::log::Error>() {
         Some(crate::log::Error::Fenced(_)) => ExitCode::from(4),
         Some(crate::log::Error::Setup(_)) => ExitCode::from(2),
-        Some(crate::log::Error::Kafka(_) | crate::log::Error::State(_)) => ExitCode::FAILURE,
+        Some(crate::log::Error::Kafka(_) | crate::log::Error::State(_) | crate::log::Error::Panicked { .. }) => {
+            ExitCode::FAILURE
+        }
         None if error.is::<Wrong>() => ExitCode::from(2),
         None => ExitCode::FAILURE,
     }

@@ -51,6 +51,8 @@ pub struct RunArgs {
     pub until_caught_up: bool,
 }
 
+/// What a row takes in hand, about: half of `cache_mib` goes to such rows, the other half to RocksDB.
+const ROW_BYTES: usize = 400;
 /// With `--until-caught-up`: how long nothing must have happened.
 const QUIET: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -113,7 +115,7 @@ impl Job {
     /// # Errors
     /// That of the first thread that failed.
     pub fn run(&self, folder: &Arc<Folder>, until_caught_up: bool) -> Result<()> {
-        let shared = Shared::new(self.settings.cache_mib << 20);
+        let shared = Shared::new((self.settings.cache_mib << 20) / 2);
         let failed: Arc<Mutex<Option<Error>>> = Arc::default();
         let mut threads = Vec::new();
         for number in 0..self.settings.threads {
@@ -177,7 +179,9 @@ impl Job {
                 options: StageOptions {
                     application_id: self.settings.application_id.clone(),
                     commit_interval: std::time::Duration::from_millis(self.settings.commit_interval_ms),
+                    backlog_commit_interval: std::time::Duration::from_millis(self.settings.backlog_commit_interval_ms),
                     tenant: self.settings.input_tenant.clone(),
+                    rows_in_hand: (self.settings.cache_mib << 20) / 2 / ROW_BYTES / self.settings.threads,
                 },
             },
         );

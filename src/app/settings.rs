@@ -71,6 +71,8 @@ pub struct Settings {
     pub listen: Option<String>,
     pub threads: usize,
     pub commit_interval_ms: u64,
+    /// The same in a backlog.
+    pub backlog_commit_interval_ms: u64,
     /// How long the tasks of an instance that is silent wait for it (classic protocol).
     pub session_timeout_ms: u64,
     pub group_protocol: GroupProtocolName,
@@ -107,6 +109,7 @@ struct SettingsFile {
     listen: Option<String>,
     threads: Option<usize>,
     commit_interval: Option<String>,
+    backlog_commit_interval: Option<String>,
     session_timeout: Option<String>,
     group_protocol: Option<GroupProtocolName>,
     leave_on_stop: Option<bool>,
@@ -116,9 +119,27 @@ struct SettingsFile {
 
 /// Names of the file, for "did you mean".
 const NAMES: &[&str] = &[
-    "bootstrap", "application_id", "topic_prefix", "registry", "topology", "format", "schema_ids", "state_dir",
-    "hash_key", "hash_key_file", "tenants", "input_tenant", "listen", "threads", "commit_interval", "session_timeout",
-    "group_protocol", "leave_on_stop", "cache_mib", "kafka",
+    "bootstrap",
+    "application_id",
+    "topic_prefix",
+    "registry",
+    "topology",
+    "format",
+    "schema_ids",
+    "state_dir",
+    "hash_key",
+    "hash_key_file",
+    "tenants",
+    "input_tenant",
+    "listen",
+    "threads",
+    "commit_interval",
+    "backlog_commit_interval",
+    "session_timeout",
+    "group_protocol",
+    "leave_on_stop",
+    "cache_mib",
+    "kafka",
 ];
 /// Environment variables that are no settings of the program.
 const OTHER_VARIABLES: &[&str] = &["PORTCULLIS_CACHE", "PORTCULLIS_KAFKA_LIBS", "PORTCULLIS_BLESS"];
@@ -198,8 +219,9 @@ impl Settings {
         }
         let secret = secret(file.hash_key, file.hash_key_file.as_deref())?;
         let hash_key_is_derived = secret.is_none();
-        let commit_interval = file.commit_interval.unwrap_or_else(|| "100ms".to_owned());
-        let commit_interval_ms = duration_within("commit_interval", &commit_interval, ("1ms", "5s"))?;
+        let commit_interval_ms = interval("commit_interval", file.commit_interval.as_deref())?.unwrap_or(100);
+        let in_a_backlog = interval("backlog_commit_interval", file.backlog_commit_interval.as_deref())?;
+        let backlog_commit_interval_ms = in_a_backlog.unwrap_or_else(|| (commit_interval_ms * 4).min(5_000));
         let group_protocol = file.group_protocol.unwrap_or_default();
         if file.session_timeout.is_some() && group_protocol == GroupProtocolName::Consumer {
             bail!(
@@ -240,6 +262,7 @@ impl Settings {
             listen: over.listen.or(file.listen),
             threads,
             commit_interval_ms,
+            backlog_commit_interval_ms,
             session_timeout_ms,
             group_protocol,
             leave_on_stop: over.leave_on_stop || file.leave_on_stop.unwrap_or(false),
@@ -254,6 +277,11 @@ fn duration_within(setting: &str, text: &str, (least, most): (&str, &str)) -> Re
     let ms = Some(parse_duration(text)).filter(|ms| ms.is_some() && within.contains(ms)).flatten();
     ms.and_then(|ms| u64::try_from(ms).ok())
         .ok_or_else(|| anyhow!("{setting}: `{text}` is no duration from {least} to {most}"))
+}
+
+/// A time between commits, in milliseconds.
+fn interval(name: &str, text: Option<&str>) -> Result<Option<u64>> {
+    text.map(|text| duration_within(name, text, ("1ms", "5s"))).transpose()
 }
 
 fn default_topology() -> Option<PathBuf> {

@@ -140,7 +140,7 @@ struct Position {
     changelog_offset: i64,
     /// Milliseconds since the epoch; `None` before the first input.
     stream_time: Option<Millis>,
-    commits: u64,
+    checkpoints: u64,
 }
 
 impl Position {
@@ -154,10 +154,10 @@ impl Position {
             input_offset,
             changelog_offset,
             stream_time,
-            commits,
+            checkpoints,
         } = meta;
         let stream_time = Some(stream_time).filter(|at| *at > Millis::MIN);
-        Position { application_id, partitions, input_offset, changelog_offset, stream_time, commits }
+        Position { application_id, partitions, input_offset, changelog_offset, stream_time, checkpoints }
     }
 }
 
@@ -235,11 +235,11 @@ fn inspected_text(inspection: &Inspection) -> String {
                 let time = at.stream_time.map_or_else(|| "none yet".to_owned(), format_millis);
                 let _written = write!(
                     text,
-                    "  input {}, changelog {}, stream time {time}, {} commits, made for {} partitions\n  files: sst {}, \
+                    "  input {}, changelog {}, stream time {time}, {} checkpoints, made for {} partitions\n  files: sst {}, \
                      wal {}",
                     at.input_offset,
                     at.changelog_offset,
-                    at.commits,
+                    at.checkpoints,
                     at.partitions,
                     bytes(task.files.sst),
                     bytes(task.files.wal)
@@ -282,7 +282,7 @@ struct Verified {
     faults: u64,
     #[serde(flatten)]
     comparison: Comparison,
-    /// Why there was nothing to compare.
+    /// What is wrong besides rows.
     error: Option<String>,
 }
 
@@ -376,6 +376,9 @@ fn verify_task(
                 progress.at(0, records, clock());
             }
         })?;
+        if let Err(what) = changelog.check_position(meta) {
+            task.error = Some(what);
+        }
         task.comparison.add(store, changelog, meta.stream_time, args.examples, &pseudonym)?;
     }
     progress.end();
@@ -412,7 +415,7 @@ fn verified_text(verification: &Verification) -> String {
 fn told(task: &Verified) -> String {
     let sum = |of: fn(&crate::state::inspect::Compared) -> u64| task.comparison.kinds.values().map(of).sum::<u64>();
     match &task.error {
-        Some(error) => format!("not compared: {error}"),
+        Some(error) => error.clone(),
         None => format!(
             "{} rows equal, {} not, {} past their end, {} written again since; {} up to {} of {}",
             sum(|of| of.equal),

@@ -140,6 +140,13 @@ const VERSION: u8 = 2;
 /// Largest frame that is written; the loop starts another one beyond it.
 pub const FRAME_BYTES_MAX: usize = 256 << 10;
 
+/// The bytes of one item, as they stand in a frame.
+#[must_use]
+pub fn item_bytes(item: &Item) -> Vec<u8> {
+    // Writing into memory fails only for types that postcard cannot express; items hold none.
+    postcard::to_allocvec(item).unwrap_or_default()
+}
+
 /// A frame under construction.
 #[derive(Debug, Default)]
 pub struct FrameWriter {
@@ -156,8 +163,7 @@ impl FrameWriter {
         if self.bytes.is_empty() {
             self.bytes.push(VERSION);
         }
-        // Writing into memory fails only for types that postcard cannot express; items hold none.
-        let bytes = postcard::to_allocvec(item).unwrap_or_default();
+        let bytes = item_bytes(item);
         let mut rest = bytes.len();
         while rest >= 0x80 {
             self.bytes.push(rest as u8 | 0x80);

@@ -43,7 +43,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every kind there is, in the order of its bytes.
+    /// Every kind.
     pub const ALL: [Kind; 14] = [
         Kind::Clock,
         Kind::Control,
@@ -67,9 +67,9 @@ impl Kind {
         format!("{self:?}").to_lowercase()
     }
 
-    /// The kind of a first byte; `None` for one that this version does not know.
+    /// The kind of a key's first byte.
     #[must_use]
-    pub fn of_byte(byte: u8) -> Option<Kind> {
+    pub fn of(byte: u8) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| *kind as u8 == byte)
     }
 }

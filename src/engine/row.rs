@@ -238,6 +238,24 @@ impl Row {
         rest.first_chunk::<8>().map(|at| Millis::from_be_bytes(*at))
     }
 
+    /// Whether bytes can be a row of this key, as far as their head tells: of this version, of a kind that is known.
+    ///
+    /// # Errors
+    /// They cannot.
+    pub fn check(key: &Key, bytes: &[u8]) -> Result<(), BrokenRow> {
+        let broken = |what: &str| Err(BrokenRow { key: key.clone(), what: what.to_owned() });
+        if bytes.first() != Some(&ROW_VERSION) {
+            return broken("written by another version");
+        }
+        if bytes.len() < 9 {
+            return broken("cut short");
+        }
+        if Kind::of(key.kind_byte()).is_none() {
+            return broken("no row of this kind is known");
+        }
+        Ok(())
+    }
+
     /// Reads a row back.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use crate::event::{AttackState, Entity, Exemption, Millis, Source};
 use crate::topology::{Exemptions, Stage};
 use crate::window::Seen;
 
-/// Most due rows fed in one transaction.
+/// Most due rows fed at a time.
 pub const DUE_MAX: usize = 1_000;
 /// Kinds of rows that a task holds in hand from its opening: the store gives them all to [`Task::open`].
 pub const SINGLETONS: [Kind; 4] = [Kind::Clock, Kind::Control, Kind::Seen, Kind::Due];
@@ -234,6 +234,21 @@ impl Task {
         self.due.first().map(|(at, _)| *at)
     }
 
+    /// What must come before an input: everything due by the stream time that it brings, or that the task has reached
+    /// already; oldest first, at most [`DUE_MAX`], so it is asked for until there is none. Dues are fed then and at no
+    /// other time, so that the order of all steps, and with it every output, follows from the task's input alone.
+    #[must_use]
+    pub fn due_before(&self, input: &Input<'_>) -> Vec<(Millis, Key)> {
+        input.at().map(|at| self.due(at.max(self.now()))).unwrap_or_default()
+    }
+
+    /// Forgets something that falls due and cannot be carried out.
+    pub fn drop_due(&mut self, at: Millis, what: &Key) {
+        if self.due.remove(&(at, what.clone())) {
+            self.view.remove(Key::due(at, what));
+        }
+    }
+
     /// What is due at stream time, oldest first, at most [`DUE_MAX`].
     #[must_use]
     pub fn due(&self, up_to: Millis) -> Vec<(Millis, Key)> {
@@ -335,12 +350,7 @@ impl Task {
         self.view.dirty_len()
     }
 
-    /// After a commit: lets go of rows that need not stay in hand. It changes no result.
-    pub fn trim(&mut self) {
-        self.trim_to(View::KEPT_MAX);
-    }
-
-    /// The same with another limit than [`View::KEPT_MAX`].
+    /// Lets go of rows that need not stay in hand, beyond `kept_max`. It changes no result.
     pub fn trim_to(&mut self, kept_max: usize) {
         self.view.trim(kept_max);
     }

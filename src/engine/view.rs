@@ -13,7 +13,12 @@ use crate::event::Millis;
 struct Slot {
     row: Option<Row>,
     expires_at: Millis,
+    /// Changed since the last checkpoint.
     dirty: bool,
+    /// The store may hold a row of this key.
+    stored: bool,
+    /// Asked for since rows were let go the last time.
+    recent: bool,
 }
 
 /// A typed write-behind map. What was not loaded reads as absent, so every key that a step touches must come from
@@ -28,9 +33,6 @@ pub struct View {
 }
 
 impl View {
-    /// Rows kept in hand from batch to batch; beyond it all clean ones are let go after a commit.
-    pub const KEPT_MAX: usize = 200_000;
-
     /// A view that is the whole store (replay, simulation).
     pub(super) fn whole() -> Self {
         View { is_whole: true, ..View::default() }
@@ -42,16 +44,22 @@ impl View {
         self.unread.get()
     }
 
-    /// Whether the store need not be asked for this key.
-    #[must_use]
-    pub fn holds(&self, key: &Key) -> bool {
-        self.slots.contains_key(key)
+    /// Whether the store need not be asked for this key, which is about to be used.
+    pub fn holds(&mut self, key: &Key) -> bool {
+        match self.slots.get_mut(key) {
+            Some(slot) => {
+                slot.recent = true;
+                true
+            }
+            None => false,
+        }
     }
 
     /// Takes what the store said about a key.
     pub fn load(&mut self, key: Key, row: Option<(Row, Millis)>) {
+        let stored = row.is_some();
         let (row, expires_at) = row.map_or((None, Millis::MAX), |(row, at)| (Some(row), at));
-        self.slots.entry(key).or_insert(Slot { row, expires_at, dirty: false });
+        self.slots.entry(key).or_insert(Slot { row, expires_at, dirty: false, stored, recent: true });
     }
 
     /// The row of a key unless it has expired at `now`: results never depend on when the store forgets.
@@ -107,14 +115,17 @@ impl View {
                 if dirty && !held.get().dirty {
                     self.dirty.push(held.key().clone());
                 }
-                held.insert(Slot { row, expires_at, dirty });
+                let held = held.get_mut();
+                (held.row, held.expires_at, held.dirty, held.recent) = (row, expires_at, dirty, true);
                 false
             }
             Entry::Vacant(place) => {
                 if dirty {
                     self.dirty.push(place.key().clone());
                 }
-                place.insert(Slot { row, expires_at, dirty });
+                // What falls due is put once under its key, so the store holds it only when it is removed unseen.
+                let stored = row.is_none() || place.key().kind_byte() != Kind::Due as u8;
+                place.insert(Slot { row, expires_at, dirty, stored, recent: true });
                 true
             }
         }
@@ -126,7 +137,8 @@ impl View {
         }
     }
 
-    /// Changed rows in the order of their first change: key, and bytes or `None` for a removal.
+    /// Changed rows in the order of their first change: key, and bytes or `None` for a removal. What came and went
+    /// since the last time is not among them.
     pub fn drain_dirty(&mut self) -> Vec<(Key, Option<Vec<u8>>)> {
         let keys = std::mem::take(&mut self.dirty);
         let mut writes = Vec::with_capacity(keys.len());
@@ -134,11 +146,14 @@ impl View {
             if let Some(slot) = self.slots.get_mut(&key) {
                 slot.dirty = false;
                 let bytes = slot.row.as_ref().map(|row| row.encode(slot.expires_at));
+                let was_stored = std::mem::replace(&mut slot.stored, bytes.is_some());
                 if is_written_blindly(&key) {
                     // The task holds it in its own form.
                     self.slots.remove(&key);
                 }
-                writes.push((key, bytes));
+                if bytes.is_some() || was_stored {
+                    writes.push((key, bytes));
+                }
             }
         }
         writes
@@ -155,12 +170,16 @@ impl View {
         self.dirty.len()
     }
 
-    /// Lets go of what need not be kept, if there is more than `kept_max` of it. Only between commits: nothing is
-    /// dirty then.
+    /// Lets go of rows that nobody asked for lately, if there are more than `kept_max`. Changed ones stay.
     pub fn trim(&mut self, kept_max: usize) {
-        if self.slots.len() > kept_max && self.dirty.is_empty() {
-            self.slots = FxHashMap::default();
+        if self.slots.len() <= kept_max.saturating_add(self.dirty.len()) {
+            return;
         }
+        self.slots.retain(|_, slot| slot.dirty || slot.recent);
+        if self.slots.len() > kept_max.saturating_add(self.dirty.len()) {
+            self.slots.retain(|_, slot| slot.dirty);
+        }
+        self.slots.values_mut().for_each(|slot| slot.recent = false);
     }
 }
 

@@ -24,7 +24,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::client::{ClientOptions, Names, Traced, create, incoming, trace_error, trace_line};
 use super::stage::Clock;
-use super::{Error, Log, Outcome, Outgoing, Part, Polled, RestoreEach, ffi};
+use super::{Error, Log, Outcome, Outgoing, Part, Polled, RestoreEach, Restored, check_start, ffi};
 
 /// How long the cluster may take to answer a question.
 const ASK_MAX: Duration = Duration::from_secs(30);
@@ -32,6 +32,8 @@ const ASK_MAX: Duration = Duration::from_secs(30);
 const SEND_MAX: Duration = Duration::from_secs(60);
 /// How long a restore may stand still. Longer than a transaction can hang.
 const RESTORE_STILL_MAX: Duration = Duration::from_secs(60);
+/// How long restores are read at a time, while other tasks wait.
+const RESTORED_FOR: Duration = Duration::from_millis(20);
 /// How long the coordinator keeps a transaction of a producer that is gone.
 const TRANSACTION_MS: &str = "10000";
 
@@ -88,6 +90,17 @@ pub struct KafkaLog {
     heard: BTreeSet<Part>,
     /// Asks for ends that count open transactions; made when the first task is opened.
     ends: Option<BaseConsumer<Traced>>,
+    /// Reads the changelogs of tasks that are being opened; there while there are some.
+    restorer: Option<BaseConsumer<Traced>>,
+    restoring: BTreeMap<Part, Reading>,
+}
+
+/// How far a changelog was read.
+struct Reading {
+    next: i64,
+    end: i64,
+    /// When to give up, should nothing more come.
+    give_up: Duration,
 }
 
 impl fmt::Debug for KafkaLog {
@@ -217,6 +230,8 @@ impl KafkaLog {
             next: BTreeMap::new(),
             heard: BTreeSet::new(),
             ends: None,
+            restorer: None,
+            restoring: BTreeMap::new(),
         };
         log.recreate()?;
         let topics: Vec<&str> = log.options.topics.iter().map(String::as_str).collect();
@@ -287,6 +302,25 @@ impl KafkaLog {
         }
         let Some(asker) = &self.ends else { return Ok((0, 0)) };
         asker.fetch_watermarks(&part.topic, part.partition, ASK_MAX).map_err(refused)
+    }
+
+    /// Has the restorer read what is being restored, each from where it is.
+    fn assign_restores(&mut self) -> Result<(), Error> {
+        let mut places = TopicPartitionList::new();
+        for (part, reading) in self.restoring.iter().filter(|(_, reading)| reading.next < reading.end) {
+            places.add_partition_offset(&part.topic, part.partition, Offset::Offset(reading.next)).map_err(refused)?;
+        }
+        if places.count() == 0 {
+            self.restorer = None;
+            return Ok(());
+        }
+        let reader = match self.restorer.take() {
+            Some(reader) => reader,
+            None => create(&restore_config(&self.options, "read_committed")?, Traced)?,
+        };
+        reader.assign(&places).map_err(refused)?;
+        self.restorer = Some(reader);
+        Ok(())
     }
 
     fn give_up(&mut self, why: String) -> Result<Outcome, Error> {
@@ -483,41 +517,63 @@ impl Log for KafkaLog {
         heard.filter_map(|(part, next)| lag(part, *next)).collect()
     }
 
-    fn restore(&mut self, part: &Part, from: i64, each: &mut RestoreEach<'_>) -> Result<i64, Error> {
+    fn restore(&mut self, part: &Part, from: i64) -> Result<(), Error> {
         let (low, high) = self.end_with_open_transactions(part)?;
-        let from = from.max(low);
-        if from >= high {
-            return Ok(high.max(from));
-        }
-        let reader: BaseConsumer<Traced> = create(&restore_config(&self.options, "read_committed")?, Traced)?;
-        let mut start = TopicPartitionList::new();
-        start.add_partition_offset(&part.topic, part.partition, Offset::Offset(from)).map_err(refused)?;
-        reader.assign(&start).map_err(refused)?;
-        let mut give_up = self.clock.elapsed() + RESTORE_STILL_MAX;
-        loop {
-            match reader.poll(Duration::from_millis(100)) {
-                Some(Ok(message)) => {
-                    if message.offset() < high {
-                        each(message.key().unwrap_or_default(), message.payload(), (message.offset(), high))?;
+        check_start(part, from, high)?;
+        let reading = Reading { next: from.max(low), end: high, give_up: self.clock.elapsed() + RESTORE_STILL_MAX };
+        self.restoring.insert(part.clone(), reading);
+        self.assign_restores()
+    }
+
+    fn restored(&mut self, wait: Duration, each: &mut RestoreEach<'_>) -> Result<Vec<Restored>, Error> {
+        let until = self.clock.elapsed() + RESTORED_FOR;
+        let mut wait = wait;
+        while let Some(answer) = self.restorer.as_ref().and_then(|reader| reader.poll(wait)) {
+            wait = Duration::ZERO;
+            match answer {
+                Ok(message) => {
+                    let part = Part { topic: self.names.get(message.topic()), partition: message.partition() };
+                    let Some(reading) = self.restoring.get_mut(&part) else { continue };
+                    if message.offset() < reading.end && message.offset() >= reading.next {
+                        each(&part, message.key().unwrap_or_default(), message.payload())?;
+                        reading.next = message.offset() + 1;
                     }
-                    give_up = self.clock.elapsed() + RESTORE_STILL_MAX;
+                    reading.give_up = until + RESTORE_STILL_MAX;
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) | None => {}
-                Some(Err(error)) => return Err(Error::Kafka(format!("restoring {part}: {error}"))),
+                Err(KafkaError::PartitionEOF(_)) => {}
+                Err(error) => return Err(Error::Kafka(format!("restoring: {error}"))),
             }
-            let position = reader.position().ok();
-            let at = position.as_ref().and_then(|list| list.find_partition(&part.topic, part.partition));
-            if let Some(Offset::Offset(at)) = at.map(|element| element.offset())
-                && at >= high
-            {
-                return Ok(high);
+            if self.clock.elapsed() > until {
+                break;
             }
-            if self.clock.elapsed() > give_up {
+        }
+        // Markers of transactions move the position and are not handed over.
+        let position = self.restorer.as_ref().and_then(|reader| reader.position().ok());
+        let now = self.clock.elapsed();
+        let mut progress = Vec::with_capacity(self.restoring.len());
+        for (part, reading) in &mut self.restoring {
+            reading.next = stands_at(position.as_ref(), part, reading.next).min(reading.end);
+            if reading.next < reading.end && now > reading.give_up {
                 return Err(Error::Kafka(format!(
-                    "restoring {part}: nothing was read for {RESTORE_STILL_MAX:?} before offset {high}; is a transaction \
-                     left open on it? (kafka-transactions.sh find-hanging)"
+                    "restoring {part}: nothing was read for {RESTORE_STILL_MAX:?} before offset {}; is a transaction left \
+                     open on it? (kafka-transactions.sh find-hanging)",
+                    reading.end
                 )));
             }
+            progress.push(Restored { part: part.clone(), next: reading.next, end: reading.end });
+        }
+        if progress.iter().any(Restored::is_done) {
+            self.restoring.retain(|_, reading| reading.next < reading.end);
+            self.assign_restores()?;
+        }
+        Ok(progress)
+    }
+
+    fn end_restore(&mut self, part: &Part) {
+        if self.restoring.remove(part).is_some()
+            && let Err(error) = self.assign_restores()
+        {
+            tracing::warn!(%part, %error, "restore did not end");
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Error, Incoming, Log, Outcome, Outgoing, Part, Polled, RestoreEach};
+use super::{Error, Incoming, Log, Outcome, Outgoing, Part, Polled, RestoreEach, Restored, check_start};
 use crate::event::Millis;
 
 /// How the next commit goes wrong.
@@ -96,8 +96,13 @@ pub struct MemoryLog {
     unassigned: Vec<Part>,
     positions: BTreeMap<Part, i64>,
     pending: Vec<Outgoing>,
+    /// Changelogs being read: next offset, and where each is done.
+    restoring: BTreeMap<Part, (i64, i64)>,
     turn: usize,
 }
+
+/// Records of one changelog that are handed over at a time.
+const RESTORED_MAX: usize = 64;
 
 impl MemoryLog {
     /// A member that reads these topics.
@@ -113,7 +118,14 @@ impl MemoryLog {
             };
             topics.iter().flat_map(of).collect()
         });
-        MemoryLog { broker: broker.clone(), unassigned, positions: BTreeMap::new(), pending: Vec::new(), turn: 0 }
+        MemoryLog {
+            broker: broker.clone(),
+            unassigned,
+            positions: BTreeMap::new(),
+            pending: Vec::new(),
+            restoring: BTreeMap::new(),
+            turn: 0,
+        }
     }
 }
 
@@ -218,16 +230,36 @@ impl Log for MemoryLog {
         })
     }
 
-    fn restore(&mut self, part: &Part, from: i64, each: &mut RestoreEach<'_>) -> Result<i64, Error> {
-        let records = self.broker.with(|inner| {
+    fn restore(&mut self, part: &Part, from: i64) -> Result<(), Error> {
+        let end = self.broker.with(|inner| {
             let of = inner.topics.get(&part.topic).and_then(|parts| parts.get(part.partition as usize));
-            of.cloned().unwrap_or_default()
+            of.map_or(0, Vec::len) as i64
         });
-        let end = records.len() as i64;
-        for record in records.iter().skip(from.max(0) as usize) {
-            each(record.key.as_deref().unwrap_or_default(), record.value.as_deref(), (record.offset, end))?;
+        check_start(part, from, end)?;
+        self.restoring.insert(part.clone(), (from.max(0), end));
+        Ok(())
+    }
+
+    fn restored(&mut self, _wait: Duration, each: &mut RestoreEach<'_>) -> Result<Vec<Restored>, Error> {
+        let mut progress = Vec::new();
+        for (part, (next, end)) in &mut self.restoring {
+            let records: Vec<Incoming> = self.broker.with(|inner| {
+                let of = inner.topics.get(&part.topic).and_then(|parts| parts.get(part.partition as usize));
+                of.map(|records| records.iter().skip(*next as usize).take(RESTORED_MAX).cloned().collect())
+                    .unwrap_or_default()
+            });
+            for record in records.iter().take_while(|record| record.offset < *end) {
+                each(part, record.key.as_deref().unwrap_or_default(), record.value.as_deref())?;
+                *next = record.offset + 1;
+            }
+            progress.push(Restored { part: part.clone(), next: *next, end: *end });
         }
-        Ok(end)
+        self.restoring.retain(|_, (next, end)| next < end);
+        Ok(progress)
+    }
+
+    fn end_restore(&mut self, part: &Part) {
+        self.restoring.remove(part);
     }
 
     fn close(&mut self) {

@@ -48,5 +48,6 @@ pub fn gauges(snapshot: &super::Snapshot) {
     }
     counter!("portcullis_aborts_total").absolute(snapshot.aborts);
     counter!("portcullis_unknown_outcomes_total").absolute(snapshot.unknown_outcomes);
+    counter!("portcullis_step_panics_total").absolute(snapshot.panics);
     counter!("portcullis_rebalances_total").absolute(snapshot.rebalances);
 }

@@ -11,6 +11,7 @@ pub mod follow;
 pub mod kafka;
 pub mod memory;
 pub mod metric;
+mod opening;
 mod outbox;
 mod progress;
 pub mod publish;
@@ -27,6 +28,7 @@ pub use progress::{Progress, Snapshot, TaskProgress};
 pub use stage::{Clock, Parts, Schemas, StageLoop, StageOptions, subscription};
 pub use tasks::Stores;
 
+use crate::engine::Key;
 use crate::event::Millis;
 
 /// One partition of one topic.
@@ -107,8 +109,40 @@ pub enum Error {
     Kafka(String),
     #[error("{0}")]
     Setup(String),
+    /// A step panicked: the loop goes back and tries again, and sets the item aside when that does not help.
+    #[error("{place}: a step panicked: {words}")]
+    Panicked { place: Place, words: String },
     #[error(transparent)]
     State(#[from] crate::state::Error),
+}
+
+/// What a step was woken by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// A record, and which item of it.
+    Item {
+        part: Part,
+        offset: i64,
+        item: usize,
+    },
+    Due {
+        part: Part,
+        at: Millis,
+        what: Key,
+    },
+    Tick {
+        part: Part,
+    },
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Place::Item { part, offset, item } => write!(f, "{part} offset {offset} item {item}"),
+            Place::Due { part, at, what } => write!(f, "{part} due at {at}: {what:?}"),
+            Place::Tick { part } => write!(f, "{part} tick"),
+        }
+    }
 }
 
 /// The log as the loop needs it. Synchronous; one owner; one open transaction at a time.
@@ -183,16 +217,54 @@ pub trait Log: Send {
     /// transactions may be among them.
     fn lags(&self) -> Vec<(Part, i64)>;
 
-    /// Reads a changelog partition, committed records only, from `from` up to its end counting open transactions as
-    /// well; gives the offset reached.
+    /// Begins to read a changelog partition, committed records only, from `from` up to the end that it has now, counting
+    /// open transactions as well.
     ///
     /// # Errors
-    /// It cannot be read to its end, or `each` fails.
-    fn restore(&mut self, part: &Part, from: i64, each: &mut RestoreEach<'_>) -> Result<i64, Error>;
+    /// The cluster does not answer, or the partition ends before `from`.
+    fn restore(&mut self, part: &Part, from: i64) -> Result<(), Error>;
+
+    /// Hands over some of what the restores under way have brought, and says how far each is. Waits at most `wait` for
+    /// something. A restore that is at its end is over, and is named for the last time.
+    ///
+    /// # Errors
+    /// One cannot be read to its end, or `each` fails.
+    fn restored(&mut self, wait: Duration, each: &mut RestoreEach<'_>) -> Result<Vec<Restored>, Error>;
+
+    /// Ends a restore before its end.
+    fn end_restore(&mut self, part: &Part);
 
     /// Leaves the group. Partitions must have been released.
     fn close(&mut self);
 }
 
-/// Takes one restored record: key, value (or `None` for a removal), how far of how much.
-pub type RestoreEach<'a> = dyn FnMut(&[u8], Option<&[u8]>, (i64, i64)) -> Result<(), Error> + 'a;
+/// Takes one restored record: its partition, key, and value (or `None` for a removal).
+pub type RestoreEach<'a> = dyn FnMut(&Part, &[u8], Option<&[u8]>) -> Result<(), Error> + 'a;
+
+/// How far a restore is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    pub part: Part,
+    /// The offset up to which everything was handed over.
+    pub next: i64,
+    /// Where it is done.
+    pub end: i64,
+}
+
+impl Restored {
+    #[must_use]
+    pub const fn is_done(&self) -> bool {
+        self.next >= self.end
+    }
+}
+
+/// A store that is ahead of its changelog belongs to another one.
+fn check_start(part: &Part, from: i64, end: i64) -> Result<(), Error> {
+    if from <= end {
+        return Ok(());
+    }
+    Err(Error::Setup(format!(
+        "{part}: the state folder was written up to offset {from}, but this changelog ends at {end}; it belongs to another \
+         cluster, or the topic was made anew. Remove the task's folder to restore it from this changelog"
+    )))
+}

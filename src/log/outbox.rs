@@ -35,6 +35,8 @@ pub struct Outbox {
     frames: BTreeMap<(Stage, i32), FrameWriter>,
     inputs: BTreeMap<Stage, Arc<str>>,
     names: BTreeMap<&'static str, Arc<str>>,
+    /// Bytes handed to the log since the last commit.
+    sent_bytes: usize,
 }
 
 impl Outbox {
@@ -43,7 +45,7 @@ impl Outbox {
         let inputs = Stage::ALL.into_iter().map(|stage| (stage, wiring.topics.input(stage).into())).collect();
         let names = ["verdicts", "blocklist", "attack-status", "incidents", "login-events-dlq"];
         let names = names.into_iter().map(|name| (name, wiring.topics.public(name).into())).collect();
-        Outbox { wiring, frames: BTreeMap::new(), inputs, names }
+        Outbox { wiring, frames: BTreeMap::new(), inputs, names, sent_bytes: 0 }
     }
 
     fn topic(&self, name: &'static str) -> Arc<str> {
@@ -98,7 +100,8 @@ impl Outbox {
         Ok(())
     }
 
-    fn frame(&self, log: &mut dyn Log, to: Stage, partition: i32, value: Vec<u8>) -> Result<(), Error> {
+    fn frame(&mut self, log: &mut dyn Log, to: Stage, partition: i32, value: Vec<u8>) -> Result<(), Error> {
+        self.sent_bytes += value.len();
         let Some(topic) = self.inputs.get(&to).cloned() else { return Ok(()) };
         log.send(Outgoing { topic, partition: Some(partition), key: None, value: Some(value), headers: Vec::new() })
     }
@@ -117,9 +120,21 @@ impl Outbox {
         full.into_iter().try_for_each(|((to, partition), value)| self.frame(log, to, partition, value))
     }
 
+    /// Bytes of frames handed to the log since the last commit.
+    #[must_use]
+    pub const fn sent_bytes(&self) -> usize {
+        self.sent_bytes
+    }
+
+    /// A transaction ends here.
+    pub const fn sent(&mut self) {
+        self.sent_bytes = 0;
+    }
+
     /// Forgets what was not sent: its transaction is dropped.
     pub fn clear(&mut self) {
         self.frames.clear();
+        self.sent_bytes = 0;
     }
 
     fn block(&mut self, log: &mut dyn Log, change: &BlockChange) -> Result<(), Error> {

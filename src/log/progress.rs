@@ -23,6 +23,7 @@ struct Inner {
     commits: u64,
     aborts: u64,
     unknown: u64,
+    panics: u64,
     /// Assignments and revocations.
     rebalances: u64,
 }
@@ -45,12 +46,15 @@ pub struct TaskProgress {
 pub struct Snapshot {
     pub counts: BTreeMap<&'static str, u64>,
     pub tasks: BTreeMap<String, TaskProgress>,
-    /// Changelog records read, and how many there are, of tasks that are being restored.
+    /// Changelog records read, and how many there are, of tasks that are being restored; then the same of their input
+    /// since their last checkpoint, which is replayed.
     pub restoring: BTreeMap<String, (i64, i64)>,
     pub commits: u64,
     pub aborts: u64,
     /// Commits whose outcome had to be read back.
     pub unknown_outcomes: u64,
+    /// Steps that panicked.
+    pub panics: u64,
     pub rebalances: u64,
 }
 
@@ -90,6 +94,7 @@ impl Progress {
             commits: inner.commits,
             aborts: inner.aborts,
             unknown_outcomes: inner.unknown,
+            panics: inner.panics,
             rebalances: inner.rebalances,
         })
     }
@@ -113,6 +118,10 @@ impl Progress {
         self.with(|inner| inner.unknown += 1);
     }
 
+    pub(super) fn panicked(&self) {
+        self.with(|inner| inner.panics += 1);
+    }
+
     pub(super) fn rebalanced(&self) {
         self.with(|inner| inner.rebalances += 1);
     }
@@ -131,8 +140,8 @@ impl Progress {
         });
     }
 
+    /// Says how far the restore of a task is, or the replay of its input that follows.
     pub(super) fn restoring(&self, part: &Part, done: i64, of: i64) {
-        tracing::info!(%part, done, of, "restoring");
         self.with(|inner| inner.restoring.insert(part.clone(), (done, of)));
     }
 

@@ -1,28 +1,36 @@
 //! The stage loop: *poll → step → produce → commit*. One thread, one [`Log`], any number of tasks of any stage.
 //!
 //! ```text
-//!            Assigned                      Revoked / stop
-//!   (none) ───────────▶ open: committed offset, then changelog end, restore ──▶ running ──▶ commit ──▶ closed
-//!                                                                                 │  ▲
-//!   records ─▶ batch ─▶ step ─▶ frames, records, dead letters ─▶ open transaction ─┘  │ apply rows
-//!                                                                      │ commit ──────┘
-//!                                       aborted: forget, go back ◀─────┤
-//!        unknown: new producer, read the committed offsets back ◀──────┘  ours: apply · before: go back · else: close
+//!            Assigned                                                   Revoked / stop
+//!   (none) ───────────▶ Opening: committed offset, then changelog end,  ───────────────▶ checkpoint ──▶ closed
+//!                       restore while other tasks go on                      ▲
+//!                         │ assign from the checkpoint                       │
+//!                         ▼                                                  │
+//!                       replay up to the committed offset, silent ──▶ running
+//!
+//!   records ─▶ batch ─▶ step ─▶ frames, records, dead letters ─▶ open transaction ─▶ commit (─▶ store, at a checkpoint)
+//!                                                                      │
+//!           aborted, or a step panicked: back to the checkpoints ◀─────┤
+//!        unknown: new producer, read the committed offsets back ◀──────┘  ours: go on · before: back · else: close
 //! ```
 //!
-//! Rows reach a store only after the transaction that holds the same rows in the changelog, so a store is always a
-//! committed prefix. Nothing in here may be dropped on a rebalance except a batch that was never committed.
+//! A commit holds outputs and input offsets. Now and then it holds a *checkpoint* of some task as well: the rows that
+//! changed since the last one, and the position they belong to, for the changelog; after the commit the store gets the
+//! same. Steps are deterministic in the input, so what a task did between its checkpoint and its committed offset is
+//! had again by replaying its input in silence. A store is always a committed prefix. Nothing in here may be dropped on
+//! a rebalance except a batch that was never committed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::opening::Opening;
 use super::outbox::{Outbox, Wiring};
 use super::progress::{Progress, TaskProgress};
-use super::tasks::{Around, Opening, Out, Role, Roles, Running, Stores, fresh_meta};
-use super::{Error, Incoming, Log, Outcome, Outgoing, Part, Polled};
-use crate::engine::{Counts, Env, Write};
+use super::tasks::{Around, Checkpoint, Out, Role, Roles, Running, Stores, fresh_meta};
+use super::{Error, Incoming, Log, Outcome, Part, Place, Polled};
+use crate::engine::{Counts, Env};
 use crate::event::Millis;
 use crate::event::wire::WriterSchema;
 use crate::topology::Stage;
@@ -46,10 +54,14 @@ pub trait Schemas: Send + Sync {
 #[derive(Debug, Clone)]
 pub struct StageOptions {
     pub application_id: String,
-    /// Time between two commits while there is something to commit.
+    /// Time between two commits while there is something to commit. A loop with nothing left to read commits sooner.
     pub commit_interval: Duration,
+    /// The same in a backlog: larger transactions cost less.
+    pub backlog_commit_interval: Duration,
     /// The tenant that the input topic is bound to; it overwrites what events say.
     pub tenant: Option<String>,
+    /// Rows that all tasks of the loop keep in hand, besides those that are still to be saved.
+    pub rows_in_hand: usize,
 }
 
 /// Most records worked off before their rows are asked for together.
@@ -60,8 +72,18 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 const WAITING_BYTES_MAX: usize = 64 << 20;
 /// Longest time that they wait: a partition that brings nothing may have lost its broker.
 const WAITING_MAX: Duration = Duration::from_secs(2);
-/// Most changed rows before a commit is due early.
-const DIRTY_ROWS_MAX: usize = 100_000;
+/// Most bytes of outputs in one transaction.
+const SENT_BYTES_MAX: usize = 32 << 20;
+/// What part of the commit interval a loop waits that has nothing left to read.
+const IDLE_SHARE: u32 = 4;
+/// Checkpoints that one commit makes because of their age; the others wait for the next.
+const CHECKPOINTS_MAX: usize = 2;
+/// Panics on one item before it is set aside.
+const PANICS_MAX: u32 = 3;
+/// Most items that are set aside before the loop gives up: a defect that hits everything is no poison.
+const POISON_MAX: usize = 1_000;
+/// Longest wait for restores while there is nothing else to do.
+const RESTORE_WAIT: Duration = Duration::from_millis(5);
 /// Longest wait in one poll, so that a stop is noticed.
 const POLL_MAX: Duration = Duration::from_millis(50);
 /// Intake tells the time at least this often, by the process clock.
@@ -91,6 +113,7 @@ pub struct StageLoop<L> {
     roles: Roles,
     outbox: Outbox,
     tasks: BTreeMap<Part, Running>,
+    opening: BTreeMap<Part, Opening>,
     batch: Vec<Incoming>,
     /// Records and bytes polled since the last time that the batch was worked off.
     polled: usize,
@@ -102,6 +125,11 @@ pub struct StageLoop<L> {
     /// Since the last commit.
     counts: Counts,
     committed_at: Duration,
+    /// Nothing was left to read at some time since the last commit, or since the one before.
+    was_idle: [bool; 2],
+    /// Places on which steps panicked, and how often; those that are set aside.
+    panics: BTreeMap<Place, u32>,
+    poison: BTreeSet<Place>,
 }
 
 impl<L> fmt::Debug for StageLoop<L> {
@@ -118,6 +146,7 @@ impl<L: Log> StageLoop<L> {
             roles: Roles::new(&of.wiring.topics),
             outbox: Outbox::new(Arc::clone(&of.wiring)),
             tasks: BTreeMap::new(),
+            opening: BTreeMap::new(),
             batch: Vec::new(),
             polled: 0,
             batch_bytes: 0,
@@ -126,19 +155,20 @@ impl<L: Log> StageLoop<L> {
             waiting_since: Duration::ZERO,
             counts: Counts::default(),
             committed_at: of.clock.elapsed(),
+            was_idle: [true; 2],
+            panics: BTreeMap::new(),
+            poison: BTreeSet::new(),
             of,
         }
     }
 
-    /// Commits what is in hand, closes every task and leaves the group.
+    /// Commits what is in hand, saves and closes every task and leaves the group.
     ///
     /// # Errors
     /// The commit cannot be made.
     pub fn finish(&mut self) -> Result<(), Error> {
-        self.process()?;
-        self.commit()?;
-        let parts: Vec<Part> = self.tasks.keys().cloned().collect();
-        self.close(&parts);
+        let parts: Vec<Part> = self.tasks.keys().chain(self.opening.keys()).cloned().collect();
+        self.let_go(&parts)?;
         self.log.release(&parts)?;
         self.log.close();
         Ok(())
@@ -149,29 +179,138 @@ impl<L: Log> StageLoop<L> {
     /// # Errors
     /// The log or a store is broken for good; what was not committed is not lost, since its input is still there.
     pub fn turn(&mut self) -> Result<(), Error> {
-        let left = (self.committed_at + self.of.options.commit_interval).saturating_sub(self.of.clock.elapsed());
-        let wait = if self.polled == 0 { left.min(POLL_MAX) } else { Duration::ZERO };
+        self.restore_some()?;
+        let wait = self.poll_wait();
         let mut is_idle = false;
         match self.log.poll(wait)? {
             Polled::Record(record) => self.take(record),
             Polled::Assigned(parts) => {
-                self.process()?;
-                self.commit()?;
+                self.work_off(&[])?;
                 self.open(parts)?;
             }
             Polled::Revoked { parts, lost } => self.revoke(&parts, lost)?,
             Polled::Idle => is_idle = true,
         }
+        // Nothing came though it was waited for.
+        self.was_idle[1] |= is_idle && self.polled == 0;
         let is_full = self.polled >= BATCH_RECORDS_MAX || self.batch_bytes >= BATCH_BYTES_MAX;
-        let is_due = self.of.clock.elapsed().saturating_sub(self.committed_at) >= self.of.options.commit_interval;
+        let is_due = self.of.clock.elapsed().saturating_sub(self.committed_at) >= self.interval();
         if is_full || is_idle || is_due {
-            self.process()?;
+            match self.process() {
+                Err(Error::Panicked { place, words }) => return self.panicked(place, &words),
+                done => done?,
+            }
         }
-        let dirty: usize = self.tasks.values().map(|running| running.task.dirty_len()).sum();
-        if is_due || dirty >= DIRTY_ROWS_MAX {
-            self.commit()?;
+        if is_due || self.outbox.sent_bytes() >= SENT_BYTES_MAX {
+            self.commit_or_go_back(&[])?;
         }
         Ok(())
+    }
+
+    /// How long a poll may wait: not at all while something is in hand, else until the next commit.
+    fn poll_wait(&self) -> Duration {
+        if self.polled > 0 || !self.opening.is_empty() {
+            return Duration::ZERO;
+        }
+        let left = (self.committed_at + self.interval()).saturating_sub(self.of.clock.elapsed());
+        let has_touched = self.tasks.values().any(|running| running.touched);
+        // What waits for its commit is out soon when nothing more comes.
+        left.min(if has_touched { self.of.options.commit_interval / IDLE_SHARE } else { POLL_MAX })
+    }
+
+    /// The time between commits as things are: short where the last polls found nothing, so that what came last is out
+    /// soon; the set interval; longer in a backlog, where nobody is served by many small transactions.
+    fn interval(&self) -> Duration {
+        match self.was_idle {
+            [_, true] => self.of.options.commit_interval / IDLE_SHARE,
+            [true, false] => self.of.options.commit_interval,
+            [false, false] => self.of.options.backlog_commit_interval.max(self.of.options.commit_interval),
+        }
+    }
+
+    /// What is in hand, to the end: processed and committed, with checkpoints of these tasks.
+    fn work_off(&mut self, closing: &[Part]) -> Result<(), Error> {
+        match self.process() {
+            Err(Error::Panicked { place, words }) => self.panicked(place, &words),
+            done => {
+                done?;
+                self.commit_or_go_back(closing)
+            }
+        }
+    }
+
+    fn commit_or_go_back(&mut self, closing: &[Part]) -> Result<(), Error> {
+        match self.commit(closing) {
+            Err(Error::Panicked { place, words }) => self.panicked(place, &words),
+            done => done,
+        }
+    }
+
+    /// A step panicked. Its task is in no known state, so everything goes back to the last checkpoints and is tried
+    /// again; an item on which steps panic each time is set aside.
+    fn panicked(&mut self, place: Place, words: &str) -> Result<(), Error> {
+        self.of.progress.panicked();
+        let times = self.panics.entry(place.clone()).or_insert(0);
+        *times += 1;
+        tracing::error!(%place, times, words, "a step panicked; going back to the last checkpoint");
+        if *times >= PANICS_MAX {
+            self.panics.remove(&place);
+            if self.poison.len() >= POISON_MAX || matches!(place, Place::Tick { .. }) {
+                return Err(Error::Panicked { place, words: words.to_owned() });
+            }
+            self.poison.insert(place);
+        } else if self.panics.len() > POISON_MAX {
+            return Err(Error::Panicked { place, words: words.to_owned() });
+        }
+        self.log.abort()?;
+        self.rewind()
+    }
+
+    /// Goes on with what is being restored.
+    fn restore_some(&mut self) -> Result<(), Error> {
+        if self.opening.is_empty() {
+            return Ok(());
+        }
+        let wait = if self.tasks.is_empty() { RESTORE_WAIT } else { Duration::ZERO };
+        let opening = &mut self.opening;
+        let mut each = |changelog: &Part, key: &[u8], value: Option<&[u8]>| match opening
+            .values_mut()
+            .find(|opening| opening.changelog == *changelog)
+        {
+            Some(opening) => opening.take(key, value),
+            None => Ok(()),
+        };
+        let restored = self.log.restored(wait, &mut each)?;
+        let mut ready = Vec::new();
+        for of in restored {
+            let Some(opening) = self.opening.values_mut().find(|opening| opening.changelog == of.part) else {
+                continue;
+            };
+            opening.went(&of, &self.of.progress);
+            if of.is_done() {
+                ready.push((opening.part.clone(), of.end));
+            }
+        }
+        let mut from = Vec::with_capacity(ready.len());
+        for (part, end) in ready {
+            let Some(opening) = self.opening.remove(&part) else { continue };
+            let running = opening.finish(&mut self.log, end, &self.of.progress)?;
+            from.push((part.clone(), running.next));
+            self.opened(part, running);
+        }
+        if from.is_empty() { Ok(()) } else { self.log.assign(&from) }
+    }
+
+    fn opened(&mut self, part: Part, running: Running) {
+        self.of.progress.opened(&part, shown_as(&running, None));
+        if let Some((next, end)) = running.replaying() {
+            self.of.progress.restoring(&part, 0, end - next);
+        }
+        if running.role == Role::Stage(Stage::Intake) {
+            // Until its end is seen, nobody is told that it is now.
+            self.of.progress.floor(&part, false, running.task.now(), Millis::MAX);
+        }
+        self.tasks.insert(part, running);
     }
 
     /// Whether nothing is in hand: every record polled has been committed.
@@ -249,8 +388,8 @@ impl<L: Log> StageLoop<L> {
             }
         }
         let ripe = self.ripe();
-        let around = around(&self.of);
-        let mut out = Out { outbox: &mut self.outbox, log: &mut self.log, counts: &mut self.counts };
+        let around = around(&self.of, &self.poison);
+        let mut out = Out { outbox: &mut self.outbox, log: &mut self.log, counts: &mut self.counts, is_silent: false };
         // Runs of one partition together; their order stays.
         for run in ripe.chunk_by(|a, b| a.part == b.part) {
             let running = run.first().and_then(|first| self.tasks.get_mut(&first.part));
@@ -267,54 +406,75 @@ impl<L: Log> StageLoop<L> {
         self.outbox.flush(&mut self.log)
     }
 
-    /// Ticks, what is due, changed rows, offsets: one transaction.
-    fn commit(&mut self) -> Result<(), Error> {
+    /// Ticks, outputs, offsets, and what is to be saved: one transaction.
+    fn commit(&mut self, closing: &[Part]) -> Result<(), Error> {
         let started = self.of.clock.elapsed();
         self.pass_time()?;
-        let mut pending: Vec<(Part, Vec<Write>)> = Vec::new();
-        for (part, running) in self.tasks.iter_mut().filter(|(_, running)| running.touched) {
-            let writes = running.seal(&self.of.env);
-            if let Some(kept) = &running.store {
-                for (key, value) in &writes {
-                    self.log.send(Outgoing {
-                        topic: Arc::clone(&kept.changelog.topic),
-                        partition: Some(kept.changelog.partition),
-                        key: Some(key.as_bytes().to_vec()),
-                        value: value.clone(),
-                        headers: Vec::new(),
-                    })?;
-                }
-            }
-            pending.push((part.clone(), writes));
-        }
+        let saved = self.checkpoints(closing);
+        let offsets: Vec<(Part, i64)> = self
+            .tasks
+            .iter()
+            .filter(|(part, running)| running.replaying().is_none() && (running.touched || saved.contains_key(part)))
+            .map(|(part, running)| (part.clone(), running.next))
+            .collect();
         self.committed_at = started;
-        if pending.is_empty() {
+        self.was_idle = [self.was_idle[1], false];
+        if offsets.is_empty() {
             self.show();
             return Ok(());
         }
+        for record in saved.values().flat_map(Checkpoint::records) {
+            self.log.send(record)?;
+        }
         self.outbox.flush(&mut self.log)?;
-        let offsets: Vec<(Part, i64)> =
-            pending.iter().filter_map(|(part, _)| Some((part.clone(), self.tasks.get(part)?.next))).collect();
+        self.outbox.sent();
         match self.log.commit(&offsets)? {
-            Outcome::Committed(ends) => self.apply(&pending, &ends),
+            Outcome::Committed(ends) => self.apply(&offsets, &saved, &ends),
             Outcome::Aborted(why) => {
-                tracing::warn!(%why, "transaction aborted; going back to the last commit");
+                tracing::warn!(%why, "transaction aborted; going back to the last checkpoint");
                 self.of.progress.aborted();
                 self.rewind()
             }
             Outcome::Unknown(why) => {
                 tracing::warn!(%why, "outcome of a commit is unknown; reading the committed offsets back");
                 self.of.progress.unknown();
-                self.decide(&pending, &offsets)
+                self.decide(&offsets, &saved)
             }
         }
+    }
+
+    /// The checkpoints that this commit makes: of every task that is to be closed, and of some whose time has come, so
+    /// that not all are made at once.
+    fn checkpoints(&mut self, closing: &[Part]) -> BTreeMap<Part, Checkpoint> {
+        let now = self.of.clock.elapsed();
+        let mut by_age = 0;
+        let mut saved = BTreeMap::new();
+        for (part, running) in &mut self.tasks {
+            if running.replaying().is_some() || !running.is_unsaved() {
+                continue;
+            }
+            if !closing.contains(part) {
+                if !running.wants_checkpoint(now) {
+                    continue;
+                }
+                if running.is_patient() {
+                    by_age += 1;
+                    if by_age > CHECKPOINTS_MAX {
+                        continue;
+                    }
+                }
+            }
+            saved.extend(running.checkpoint(&self.of.env).map(|checkpoint| (part.clone(), checkpoint)));
+        }
+        saved
     }
 
     fn pass_time(&mut self) -> Result<(), Error> {
         let clock = self.of.clock.now();
         let done = self.at_their_ends();
-        let around = around(&self.of);
-        let mut out = Out { outbox: &mut self.outbox, log: &mut self.log, counts: &mut self.counts };
+        self.end_replays(&done);
+        let around = around(&self.of, &self.poison);
+        let mut out = Out { outbox: &mut self.outbox, log: &mut self.log, counts: &mut self.counts, is_silent: false };
         for (part, running) in &mut self.tasks {
             if running.role == Role::Stage(Stage::Intake) {
                 let is_done = done.contains(part) && !self.waiting.contains_key(part);
@@ -325,17 +485,43 @@ impl<L: Log> StageLoop<L> {
                     running.tick(&around, at, &mut out)?;
                 }
             }
-            running.feed_due(&around, &mut out)?;
         }
         Ok(())
     }
 
-    /// The transaction is visible: the stores follow.
-    fn apply(&mut self, pending: &[(Part, Vec<Write>)], ends: &[(Part, i64)]) -> Result<(), Error> {
-        let ends: BTreeMap<Part, i64> = ends.iter().cloned().collect();
-        for (part, writes) in pending {
+    /// Replays that are over, or that have nothing left to read: the last of it may be markers and no records.
+    fn end_replays(&mut self, done: &BTreeSet<Part>) {
+        for (part, running) in &mut self.tasks {
+            if done.contains(part) && !self.waiting.contains_key(part) {
+                running.is_at_end();
+            }
+            match running.replaying() {
+                Some((next, end)) => self.of.progress.restoring(part, next, end),
+                None => self.of.progress.restored(part),
+            }
+        }
+    }
+
+    /// The transaction is visible: stores follow.
+    fn apply(
+        &mut self,
+        offsets: &[(Part, i64)],
+        saved: &BTreeMap<Part, Checkpoint>,
+        ends: &[(Part, i64)],
+    ) -> Result<(), Error> {
+        let ends: BTreeMap<&Part, i64> = ends.iter().map(|(part, end)| (part, *end)).collect();
+        let now = self.of.clock.elapsed();
+        for (part, _) in offsets {
+            let Some(running) = self.tasks.get_mut(part) else { continue };
+            running.committed();
+            if let Some(checkpoint) = saved.get(part) {
+                running.save(checkpoint, ends.get(&checkpoint.changelog).copied(), now)?;
+            }
+        }
+        let rows_max = self.of.options.rows_in_hand / self.tasks.len().max(1);
+        for part in saved.keys() {
             if let Some(running) = self.tasks.get_mut(part) {
-                running.apply(writes, &ends)?;
+                running.task.trim_to(rows_max);
             }
         }
         super::metric::committed(&self.counts, self.of.clock.elapsed().saturating_sub(self.committed_at));
@@ -350,7 +536,7 @@ impl<L: Log> StageLoop<L> {
         self.of.progress.show(tasks);
     }
 
-    /// Drops everything since the last commit, of every task, and reads it again.
+    /// Drops everything since the last checkpoint, of every task, and reads it again.
     fn rewind(&mut self) -> Result<(), Error> {
         self.batch.clear();
         self.batch_bytes = 0;
@@ -362,21 +548,20 @@ impl<L: Log> StageLoop<L> {
         for running in self.tasks.values_mut() {
             running.rewind()?;
         }
-        let back: Vec<(Part, i64)> =
-            self.tasks.iter().map(|(part, running)| (part.clone(), running.committed)).collect();
+        let back: Vec<(Part, i64)> = self.tasks.iter().map(|(part, running)| (part.clone(), running.next)).collect();
         self.log.seek(&back)
     }
 
     /// Ends the doubt: a new producer of the same id closes what the old one left open, then the committed offsets
     /// tell whether the transaction happened.
-    fn decide(&mut self, pending: &[(Part, Vec<Write>)], offsets: &[(Part, i64)]) -> Result<(), Error> {
+    fn decide(&mut self, offsets: &[(Part, i64)], saved: &BTreeMap<Part, Checkpoint>) -> Result<(), Error> {
         self.log.recreate()?;
         let parts: Vec<Part> = offsets.iter().map(|(part, _)| part.clone()).collect();
         let found = self.log.committed(&parts)?;
         let happened = offsets.iter().zip(&found).all(|((_, ours), found)| *found == Some(*ours));
         if happened {
             // Where the changelog ended is not known; restoring a little more than needed changes nothing.
-            return self.apply(pending, &[]);
+            return self.apply(offsets, saved, &[]);
         }
         let gone: Vec<Part> = offsets
             .iter()
@@ -398,35 +583,35 @@ impl<L: Log> StageLoop<L> {
 
     fn open(&mut self, parts: Vec<Part>) -> Result<(), Error> {
         self.of.progress.rebalanced();
+        // The offsets first: they wait out the transactions of earlier owners, so that the ends of the changelogs, which
+        // are asked for afterwards, cover those.
         let committed = self.log.committed(&parts)?;
-        let mut from = Vec::with_capacity(parts.len());
+        let mut from = Vec::new();
         for (part, committed) in parts.into_iter().zip(committed) {
             let Some(role) = self.roles.of(&part.topic) else { continue };
-            let running = match role {
+            match role {
                 Role::Control(kind) => {
                     let next = match committed {
                         Some(offset) => offset,
                         None => self.log.beginning(&part)?,
                     };
-                    Running::control(kind, next)
+                    from.push((part.clone(), next));
+                    let running = Running::control(kind, &part, next);
+                    self.opened(part, running);
                 }
                 Role::Stage(stage) => {
                     let partitions = self.log.partitions(&part.topic)?.unwrap_or(1);
                     let fresh = fresh_meta(&self.of.options.application_id, partitions, &self.of.env);
                     let changelog =
                         Part { topic: self.of.wiring.topics.changelog(stage).into(), partition: part.partition };
-                    let opening = Opening { stage, part: &part, committed, fresh, changelog };
-                    Running::open(&mut self.log, self.of.stores.as_mut(), &self.of.progress, opening)?
+                    let place = (stage, part.clone(), changelog);
+                    self.of.progress.restoring(&part, 0, 0);
+                    let opening = Opening::begin(&mut self.log, self.of.stores.as_mut(), place, committed, fresh)?;
+                    self.opening.insert(part, opening);
                 }
-            };
-            from.push((part.clone(), running.next));
-            self.of.progress.opened(&part, shown_as(&running, None));
-            if running.role == Role::Stage(Stage::Intake) {
-                // Until its end is seen, nobody is told that it is now.
-                self.of.progress.floor(&part, false, running.task.now(), Millis::MAX);
             }
-            self.tasks.insert(part, running);
         }
+        // Said even of none: the group waits for the answer to its assignment.
         self.log.assign(&from)
     }
 
@@ -437,15 +622,23 @@ impl<L: Log> StageLoop<L> {
             self.close(parts);
             self.rewind()?;
         } else {
-            self.process()?;
-            self.commit()?;
-            self.close(parts);
+            self.let_go(parts)?;
         }
         self.log.release(parts)
     }
 
+    /// Works off what is in hand, saves these tasks and closes them.
+    fn let_go(&mut self, parts: &[Part]) -> Result<(), Error> {
+        self.work_off(parts)?;
+        self.close(parts);
+        Ok(())
+    }
+
     fn close(&mut self, parts: &[Part]) {
         for part in parts {
+            if let Some(opening) = self.opening.remove(part) {
+                self.log.end_restore(&opening.changelog);
+            }
             self.tasks.remove(part);
             let waited = self.waiting.remove(part).unwrap_or_default();
             self.waiting_bytes -= waited.iter().map(|record| record.value.as_ref().map_or(0, Vec::len)).sum::<usize>();
@@ -454,12 +647,13 @@ impl<L: Log> StageLoop<L> {
     }
 }
 
-fn around(of: &Parts) -> Around<'_> {
+fn around<'a>(of: &'a Parts, poison: &'a BTreeSet<Place>) -> Around<'a> {
     Around {
         env: &of.env,
         clock: of.clock.as_ref(),
         schemas: of.schemas.as_ref(),
         tenant: of.options.tenant.as_deref(),
+        poison,
     }
 }
 

@@ -1,21 +1,18 @@
-//! The tasks that one loop owns: opening them over their stores, restoring, feeding them, and what a commit makes of
-//! them.
+//! The tasks that one loop owns: feeding them, replaying, and what a commit and a checkpoint make of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::outbox::Outbox;
-use super::progress::Progress;
-use super::{Clock, Error, Incoming, Log, Part, Schemas};
+use super::{Clock, Error, Incoming, Log, Outgoing, Part, Place, Schemas};
 use crate::engine::frame::FrameReader;
 use crate::engine::{ControlChange, Counter, Counts, Effects, Env, Input, Item, Key, Raw, Task, Write};
 use crate::event::wire::{Encoding, decode_output, encoding_of};
 use crate::event::{AttackStatus, Exemption, Millis, Reason, Reject};
 use crate::state::{self, META_VERSION, Meta, Store};
 use crate::topology::{Stage, Topics};
-
-/// Rows of a changelog that are written to a store at a time while it is restored.
-const RESTORE_BATCH: usize = 10_000;
 
 /// Where stores come from.
 pub trait Stores: Send {
@@ -72,28 +69,24 @@ impl Roles {
 /// One open task.
 pub(super) struct Running {
     pub(super) role: Role,
+    part: Part,
     pub(super) task: Task,
     /// `None` for a control partition: the tasks behind it remember what it said.
     pub(super) store: Option<Kept>,
     /// Next input offset, of the batch in hand.
     pub(super) next: i64,
-    /// Next input offset, as last committed.
+    /// Next input offset, as last committed. While `next` is below it the task replays what it did since its last
+    /// checkpoint: the same steps, and nothing comes out, since it came out before.
     pub(super) committed: i64,
     /// Something happened since the last commit.
     pub(super) touched: bool,
+    /// Something happened since the last checkpoint.
+    unsaved: bool,
     /// Process time of the last tick (intake).
     pub(super) ticked_at: Millis,
-}
-
-/// A task that is to be opened.
-pub(super) struct Opening<'a> {
-    pub(super) stage: Stage,
-    pub(super) part: &'a Part,
-    /// The group's committed offset of its input.
-    pub(super) committed: Option<i64>,
-    /// The position of its store, should that be new.
-    pub(super) fresh: Meta,
-    pub(super) changelog: Part,
+    /// When the last checkpoint was made.
+    saved_at: Duration,
+    effects: Effects,
 }
 
 /// A store with its position.
@@ -110,6 +103,8 @@ pub(super) struct Around<'a> {
     pub(super) schemas: &'a dyn Schemas,
     /// The tenant that the input topic is bound to.
     pub(super) tenant: Option<&'a str>,
+    /// What steps panic on, and is set aside.
+    pub(super) poison: &'a BTreeSet<Place>,
 }
 
 /// Where what steps bring about goes until the commit.
@@ -117,107 +112,126 @@ pub(super) struct Out<'a> {
     pub(super) outbox: &'a mut Outbox,
     pub(super) log: &'a mut dyn Log,
     pub(super) counts: &'a mut Counts,
+    /// What comes out came out before.
+    pub(super) is_silent: bool,
 }
 
+/// Longest time between two checkpoints of a task that has something to save: after a crash at most this much is
+/// replayed.
+const CHECKPOINT_AFTER: Duration = Duration::from_secs(5);
+/// Most changed rows of a task before a checkpoint is due.
+const CHECKPOINT_ROWS_MAX: usize = 20_000;
+
 impl Running {
-    /// Opens the task of a stage's partition: its store, brought up to the changelog's end.
+    /// A task over its store. `committed`: the group's offset; `None` when there is none yet.
+    ///
+    /// # Errors
+    /// The store does not read.
     pub(super) fn open(
-        log: &mut dyn Log,
-        stores: &mut dyn Stores,
-        progress: &Progress,
-        opening: Opening<'_>,
+        stage: Stage,
+        rows: Box<dyn Store>,
+        meta: Meta,
+        changelog: Part,
+        committed: Option<i64>,
+        part: &Part,
     ) -> Result<Running, Error> {
-        let Opening { stage, part, committed, fresh, changelog } = opening;
-        let mut rows = stores.open(stage, part.partition)?;
-        let mut meta = rows.meta()?;
-        if let Some(held) = &meta {
-            check_same(held, &fresh, part)?;
-            // A store ahead of the log means another log: this cannot come of a crash, since rows follow commits.
-            if committed.is_some_and(|committed| held.input_offset > committed) {
-                tracing::warn!(%part, held = held.input_offset, ?committed, "store is ahead of the log; restoring anew");
-                drop(rows);
-                stores.wipe(stage, part.partition)?;
-                rows = stores.open(stage, part.partition)?;
-                meta = None;
-            }
-        }
-        let is_new = meta.is_none();
-        let mut meta = meta.unwrap_or(fresh);
-        let restored = restore(log, rows.as_mut(), &mut meta, &changelog, progress, part)?;
-        let next = match committed {
-            Some(committed) => committed,
-            None if is_new && restored > 0 => {
-                return Err(Error::Setup(format!(
-                    "{part}: its changelog holds state, but the group has no committed offset for it (offsets are kept \
-                     for a limited time, see the broker's offsets.retention.minutes); set the group's offsets with \
-                     kafka-consumer-groups.sh, or start over under another application_id"
-                )));
-            }
-            None if is_new => log.beginning(part)?,
-            None => meta.input_offset,
-        };
-        meta.input_offset = next;
         let task = Task::open(stage, state::read_singletons(rows.as_ref())?);
+        let saved = meta.input_offset;
+        if committed.is_some_and(|committed| committed < saved) {
+            tracing::warn!(%part, state = saved, ?committed, "the group's offset was set back behind the state");
+        }
         Ok(Running {
             role: Role::Stage(stage),
+            part: part.clone(),
             task,
             store: Some(Kept { rows, meta, changelog }),
-            next,
-            committed: next,
+            // Set back by somebody: reading again from there is what was asked for.
+            next: committed.map_or(saved, |committed| committed.min(saved)),
+            committed: committed.unwrap_or(saved),
             touched: false,
+            unsaved: false,
             ticked_at: Millis::MIN,
+            saved_at: Duration::ZERO,
+            effects: Effects::default(),
         })
     }
 
     /// A control partition: no state, only its place.
-    pub(super) fn control(control: Control, next: i64) -> Running {
+    pub(super) fn control(control: Control, part: &Part, next: i64) -> Running {
         Running {
             role: Role::Control(control),
+            part: part.clone(),
             task: Task::open(Stage::Intake, Vec::new()),
             store: None,
             next,
             committed: next,
             touched: false,
+            unsaved: false,
             ticked_at: Millis::MIN,
+            saved_at: Duration::ZERO,
+            effects: Effects::default(),
         }
     }
 
-    /// Forgets everything since the last commit.
+    /// Forgets everything since the last checkpoint; what was committed since then is replayed.
     pub(super) fn rewind(&mut self) -> Result<(), Error> {
-        let rows = match &self.store {
-            Some(kept) => state::read_singletons(kept.rows.as_ref())?,
-            None => Vec::new(),
+        let (rows, saved) = match &self.store {
+            Some(kept) => (state::read_singletons(kept.rows.as_ref())?, kept.meta.input_offset),
+            None => (Vec::new(), self.committed),
         };
         self.task = Task::open(self.task.stage(), rows);
-        self.next = self.committed;
+        self.next = saved.min(self.committed);
         self.touched = false;
+        self.unsaved = false;
         Ok(())
+    }
+
+    /// How much is still to be replayed: the next offset, and where it ends.
+    pub(super) fn replaying(&self) -> Option<(i64, i64)> {
+        (self.next < self.committed).then_some((self.next, self.committed))
+    }
+
+    /// Everything before the committed offset was read, though the last of it was a marker and no record.
+    pub(super) fn is_at_end(&mut self) {
+        self.next = self.next.max(self.committed);
     }
 
     /// Works off records of its partition.
     pub(super) fn feed(&mut self, around: &Around<'_>, records: &[Incoming], out: &mut Out<'_>) -> Result<(), Error> {
-        let fresh: Vec<&Incoming> = records.iter().filter(|record| record.offset >= self.next).collect();
-        let Some(last) = fresh.last() else { return Ok(()) };
-        self.touched = true;
+        let records = &records[records.partition_point(|record| record.offset < self.next)..];
+        let (again, new) = records.split_at(records.partition_point(|record| record.offset < self.committed));
+        self.feed_some(around, again, &mut Out { is_silent: true, ..out.again() })?;
+        self.feed_some(around, new, out)
+    }
+
+    fn feed_some(&mut self, around: &Around<'_>, records: &[Incoming], out: &mut Out<'_>) -> Result<(), Error> {
+        let Some(last) = records.last() else { return Ok(()) };
+        self.touched |= !out.is_silent;
+        self.unsaved = true;
         self.next = last.offset + 1;
         match self.role {
-            Role::Stage(Stage::Intake) => fresh.into_iter().try_for_each(|record| self.raw(around, record, out)),
-            Role::Stage(Stage::Source | Stage::Account | Stage::Site) => self.frames(around, &fresh, out),
+            Role::Stage(Stage::Intake) => records.iter().try_for_each(|record| self.raw(around, record, out)),
+            Role::Stage(Stage::Source | Stage::Account | Stage::Site) => self.frames(around, records, out),
             Role::Control(kind) => {
-                let changes = fresh.into_iter().filter_map(|record| control_change(kind, record));
-                let changes: Vec<ControlChange> = changes.collect();
-                changes.into_iter().try_for_each(|change| self.step(around, Input::Control(change), None, out))
+                let changes = records.iter().filter_map(|record| Some((record, control_change(kind, record)?)));
+                changes.into_iter().try_for_each(|(record, change)| {
+                    self.step(around, Input::Control(change), &Cause::Item(record, 0), out)
+                })
             }
         }
     }
 
     fn raw(&mut self, around: &Around<'_>, record: &Incoming, out: &mut Out<'_>) -> Result<(), Error> {
+        let cause = Cause::Item(record, 0);
+        if !around.poison.is_empty() && around.poison.contains(&cause.place(&self.part)) {
+            return self.set_aside(record, None, out);
+        }
         let value = record.value.as_deref();
         let schema_header = record.header("__value_schema_id");
-        let writer = match encoding_of(value, schema_header) {
+        let writer = self.guarded(&cause, |_| match encoding_of(value, schema_header) {
             Ok(Encoding::Avro { schema_id, .. }) => around.schemas.writer(schema_id),
             Ok(Encoding::Json { .. }) | Err(_) => None,
-        };
+        })?;
         let raw = Raw {
             value,
             schema_header,
@@ -227,79 +241,101 @@ impl Running {
             clock: around.clock.now(),
             tenant: around.tenant,
         };
-        self.step(around, Input::Raw(raw), Some(record), out)
+        self.step(around, Input::Raw(raw), &cause, out)
     }
 
-    fn frames(&mut self, around: &Around<'_>, records: &[&Incoming], out: &mut Out<'_>) -> Result<(), Error> {
+    fn frames(&mut self, around: &Around<'_>, records: &[Incoming], out: &mut Out<'_>) -> Result<(), Error> {
+        let inputs = self.inputs(around, records, out)?;
+        let mut keys = Vec::new();
+        for (_, input) in &inputs {
+            self.task.reads(around.env, input, &mut keys);
+        }
+        self.load(keys)?;
+        for (cause, input) in inputs {
+            self.feed_due(around, &input, out)?;
+            self.step(around, input, &cause, out)?;
+        }
+        Ok(())
+    }
+
+    /// The items of frames. What does not read, and what made a step panic again and again, is set aside.
+    fn inputs<'a>(
+        &self,
+        around: &Around<'_>,
+        records: &'a [Incoming],
+        out: &mut Out<'_>,
+    ) -> Result<Vec<(Cause<'a>, Input<'static>)>, Error> {
         let stage = self.task.stage();
         let mut inputs = Vec::new();
         for record in records {
             let items = match FrameReader::new(record.value.as_deref().unwrap_or_default()) {
                 Ok(items) => items,
                 Err(reject) => {
-                    out.counts.add(Counter::BrokenItems, 1);
-                    out.outbox.dead_letter(out.log, &reject, stage, record, None)?;
+                    out.broken(&reject, stage, record, None)?;
                     continue;
                 }
             };
-            for item in items {
+            for (number, item) in items.enumerate() {
+                let cause = Cause::Item(record, number);
+                if !around.poison.is_empty() && around.poison.contains(&cause.place(&self.part)) {
+                    self.set_aside(record, item.ok().map(|item| crate::engine::frame::item_bytes(&item)), out)?;
+                    continue;
+                }
                 match item.map(|item| input_of(stage, item)) {
-                    Ok(Some(input)) => inputs.push((*record, input)),
+                    Ok(Some(input)) => inputs.push((cause, input)),
                     Ok(None) => {
-                        out.counts.add(Counter::BrokenItems, 1);
                         let reject = Reject::new(Reason::BrokenFrame, "an item that this stage does not take");
-                        out.outbox.dead_letter(out.log, &reject, stage, record, None)?;
+                        out.broken(&reject, stage, record, None)?;
                     }
-                    Err((reject, bytes)) => {
-                        out.counts.add(Counter::BrokenItems, 1);
-                        out.outbox.dead_letter(out.log, &reject, stage, record, Some(bytes))?;
-                    }
+                    Err((reject, bytes)) => out.broken(&reject, stage, record, Some(bytes))?,
                 }
             }
         }
-        let mut keys = Vec::new();
-        for (_, input) in &inputs {
-            self.task.reads(around.env, input, &mut keys);
+        Ok(inputs)
+    }
+
+    /// A record, or one item of it, on which steps panic: a dead letter.
+    fn set_aside(&self, record: &Incoming, item: Option<Vec<u8>>, out: &mut Out<'_>) -> Result<(), Error> {
+        let reject =
+            Reject::new(Reason::Poison, "a step panicked on it several times; the log of the job has its words");
+        let stage = self.task.stage();
+        if stage == Stage::Intake && !out.is_silent {
+            out.counts.add(Counter::EventsIn, 1);
+            out.counts.add(Counter::DeadLetters, 1);
+            return out.outbox.dead_letter(out.log, &reject, stage, record, None);
         }
-        self.load(keys)?;
-        for (record, input) in inputs {
-            // What falls due before an input comes before it, so that outputs follow from the log and not from how
-            // batches were cut.
-            if self.task.next_due().is_some_and(|due| input.at().is_some_and(|at| at >= due)) {
-                let at = input.at().unwrap_or(Millis::MIN);
-                self.feed_due_until(around, at, out)?;
+        out.broken(&reject, stage, record, item.as_deref())
+    }
+
+    /// What must come before an input.
+    fn feed_due(&mut self, around: &Around<'_>, input: &Input<'_>, out: &mut Out<'_>) -> Result<(), Error> {
+        loop {
+            let due = self.task.due_before(input);
+            if due.is_empty() {
+                return Ok(());
             }
-            self.step(around, input, Some(record), out)?;
+            let mut keys = Vec::new();
+            for (at, what) in &due {
+                self.task.reads(around.env, &Input::Due(*at, what.clone()), &mut keys);
+            }
+            self.load(keys)?;
+            for (at, what) in due {
+                let cause = Cause::Due(at, what.clone());
+                if !around.poison.is_empty() && around.poison.contains(&cause.place(&self.part)) {
+                    tracing::error!(part = %self.part, at, ?what, "due, and steps panic on it; dropped");
+                    self.task.drop_due(at, &what);
+                    continue;
+                }
+                self.step(around, Input::Due(at, what), &cause, out)?;
+            }
         }
-        Ok(())
-    }
-
-    /// Feeds what is due at stream time; one transaction takes a bounded number.
-    pub(super) fn feed_due(&mut self, around: &Around<'_>, out: &mut Out<'_>) -> Result<(), Error> {
-        self.feed_due_until(around, self.task.now(), out)
-    }
-
-    fn feed_due_until(&mut self, around: &Around<'_>, at: Millis, out: &mut Out<'_>) -> Result<(), Error> {
-        let due = self.task.due(at);
-        if due.is_empty() {
-            return Ok(());
-        }
-        self.touched = true;
-        let mut keys = Vec::new();
-        for (at, what) in &due {
-            self.task.reads(around.env, &Input::Due(*at, what.clone()), &mut keys);
-        }
-        self.load(keys)?;
-        for (at, what) in due {
-            self.step(around, Input::Due(at, what), None, out)?;
-        }
-        Ok(())
     }
 
     /// Intake: tells the stages behind it the time.
     pub(super) fn tick(&mut self, around: &Around<'_>, at: Millis, out: &mut Out<'_>) -> Result<(), Error> {
         self.touched = true;
-        self.step(around, Input::Tick(at), None, out)
+        self.unsaved = true;
+        self.step(around, Input::Tick(at), &Cause::Tick, out)
     }
 
     fn load(&mut self, mut keys: Vec<Key>) -> Result<(), Error> {
@@ -318,100 +354,159 @@ impl Running {
         &mut self,
         around: &Around<'_>,
         input: Input<'_>,
-        cause: Option<&Incoming>,
+        cause: &Cause<'_>,
         out: &mut Out<'_>,
     ) -> Result<(), Error> {
-        let mut effects = Effects::default();
-        self.task.step(around.env, input, &mut effects);
+        let mut effects = std::mem::take(&mut self.effects);
+        self.guarded(cause, |running| running.task.step(around.env, input, &mut effects))?;
         if self.task.view_mut().unread() > 0 {
             return Err(Error::Kafka(format!(
                 "{}: a step touched a row that was not read for it; this is a defect, and going on could lose a row",
                 self.task.stage()
             )));
         }
-        out.counts.merge(&effects.counts);
-        effects.outputs.into_iter().try_for_each(|output| out.outbox.put(out.log, output, cause))
+        let done = out.take(&mut effects, cause.record());
+        self.effects = effects;
+        done
     }
 
-    /// The changed rows, for the changelog and the store.
-    pub(super) fn seal(&mut self, env: &Env) -> Vec<Write> {
-        if self.store.is_some() { self.task.seal(env) } else { Vec::new() }
+    /// Does something that may panic. What a panic leaves behind is thrown away: the loop goes back to the last
+    /// checkpoint.
+    fn guarded<T>(&mut self, cause: &Cause<'_>, act: impl FnOnce(&mut Self) -> T) -> Result<T, Error> {
+        catch_unwind(AssertUnwindSafe(|| act(self)))
+            .map_err(|panic| Error::Panicked { place: cause.place(&self.part), words: words_of(panic.as_ref()) })
     }
 
-    /// After the commit: the same rows go into the store, with the position that they belong to.
-    pub(super) fn apply(&mut self, writes: &[Write], ends: &BTreeMap<Part, i64>) -> Result<(), Error> {
+    /// Whether it is time for a checkpoint. Intake has one with every commit: what its ticks said is in no log.
+    pub(super) fn wants_checkpoint(&self, now: Duration) -> bool {
+        let Some(kept) = &self.store else { return false };
+        // The first one says that there is state, so that state which went missing is noticed.
+        self.unsaved
+            && (self.task.stage() == Stage::Intake
+                || kept.meta.checkpoints == 0
+                || self.task.dirty_len() >= CHECKPOINT_ROWS_MAX
+                || now.saturating_sub(self.saved_at) >= CHECKPOINT_AFTER)
+    }
+
+    /// Whether its checkpoint can wait for the next commit.
+    pub(super) fn is_patient(&self) -> bool {
+        self.task.stage() != Stage::Intake
+            && self.task.dirty_len() < CHECKPOINT_ROWS_MAX
+            && self.store.as_ref().is_some_and(|kept| kept.meta.checkpoints > 0)
+    }
+
+    /// Whether there is something that a checkpoint would save.
+    pub(super) fn is_unsaved(&self) -> bool {
+        self.unsaved && self.store.is_some()
+    }
+
+    /// Rows changed since the last checkpoint, and the position they belong to.
+    pub(super) fn checkpoint(&mut self, env: &Env) -> Option<Checkpoint> {
+        let kept = self.store.as_ref()?;
+        let writes = self.task.seal(env);
+        let meta = Meta {
+            input_offset: self.next,
+            stream_time: self.task.now(),
+            checkpoints: kept.meta.checkpoints + 1,
+            ..kept.meta.clone()
+        };
+        Some(Checkpoint { writes, meta, changelog: kept.changelog.clone() })
+    }
+
+    /// After the commit.
+    pub(super) fn committed(&mut self) {
         self.committed = self.next;
         self.touched = false;
-        let stream_time = self.task.now();
+    }
+
+    /// After the commit that held a checkpoint: the same rows go into the store, with their position.
+    pub(super) fn save(&mut self, saved: &Checkpoint, end: Option<i64>, now: Duration) -> Result<(), Error> {
         let Some(kept) = &mut self.store else { return Ok(()) };
-        kept.meta.input_offset = self.next;
-        if let Some(end) = ends.get(&kept.changelog) {
-            kept.meta.changelog_offset = *end;
-        }
-        kept.meta.stream_time = stream_time;
-        kept.meta.commits += 1;
-        kept.rows.apply(writes, &kept.meta)?;
-        self.task.trim();
+        let changelog_offset = end.unwrap_or(kept.meta.changelog_offset);
+        kept.meta = Meta { changelog_offset, ..saved.meta.clone() };
+        kept.rows.apply(&saved.writes, &kept.meta)?;
+        self.unsaved = false;
+        self.saved_at = now;
         Ok(())
     }
 }
 
-/// What the store must have been written under.
-fn check_same(held: &Meta, fresh: &Meta, part: &Part) -> Result<(), Error> {
-    if held.application_id != fresh.application_id {
-        return Err(Error::Setup(format!("{part}: the store belongs to application `{}`", held.application_id)));
-    }
-    if held.partitions != fresh.partitions {
-        return Err(Error::Setup(format!(
-            "{part}: the state was made for {} partitions, the topic has {}; keys lie elsewhere now. Give the topic its \
-             old count back, or start over under another application_id",
-            held.partitions, fresh.partitions
-        )));
-    }
-    if held.hash_key_id != fresh.hash_key_id {
-        return Err(Error::Setup(format!(
-            "{part}: the state was made under another hash_key; set that one again, or start over under another \
-             application_id"
-        )));
-    }
-    Ok(())
+/// What a task saves at once.
+pub(super) struct Checkpoint {
+    pub(super) writes: Vec<Write>,
+    pub(super) meta: Meta,
+    pub(super) changelog: Part,
 }
 
-/// Brings a store up to the end of its changelog; gives how many records were read.
-fn restore(
-    log: &mut dyn Log,
-    rows: &mut dyn Store,
-    meta: &mut Meta,
-    changelog: &Part,
-    progress: &Progress,
-    part: &Part,
-) -> Result<u64, Error> {
-    let mut batch: Vec<Write> = Vec::new();
-    let (mut read, from) = (0u64, meta.changelog_offset);
-    let mut applied = meta.clone();
-    let end = {
-        let mut each = |key: &[u8], value: Option<&[u8]>, (offset, end): (i64, i64)| -> Result<(), Error> {
-            batch.push((Key::from_bytes(key), value.map(<[u8]>::to_vec)));
-            read += 1;
-            if batch.len() >= RESTORE_BATCH {
-                applied.changelog_offset = offset + 1;
-                rows.apply(&batch, &applied)?;
-                batch.clear();
-                progress.restoring(part, offset + 1 - from, end - from);
-            }
-            Ok(())
+impl Checkpoint {
+    /// The records of the changelog. The position comes last.
+    pub(super) fn records(&self) -> impl Iterator<Item = Outgoing> + '_ {
+        let record = |key: &[u8], value: Option<Vec<u8>>| Outgoing {
+            topic: Arc::clone(&self.changelog.topic),
+            partition: Some(self.changelog.partition),
+            key: Some(key.to_vec()),
+            value,
+            headers: Vec::new(),
         };
-        log.restore(changelog, from, &mut each)?
-    };
-    meta.changelog_offset = end;
-    if !batch.is_empty() || end > from {
-        rows.apply(&batch, meta)?;
+        let rows = self.writes.iter().map(move |(key, value)| record(key.as_bytes(), value.clone()));
+        rows.chain(std::iter::once_with(move || record(state::POSITION_KEY, Some(self.meta.encode()))))
     }
-    progress.restored(part);
-    if read > 0 {
-        tracing::info!(%part, records = read, "state restored");
+}
+
+/// What a step was woken by.
+enum Cause<'a> {
+    Item(&'a Incoming, usize),
+    Due(Millis, Key),
+    Tick,
+}
+
+impl Cause<'_> {
+    const fn record(&self) -> Option<&Incoming> {
+        match self {
+            Cause::Item(record, _) => Some(record),
+            Cause::Due(..) | Cause::Tick => None,
+        }
     }
-    Ok(read)
+
+    fn place(&self, part: &Part) -> Place {
+        match self {
+            Cause::Item(record, item) => Place::Item { part: part.clone(), offset: record.offset, item: *item },
+            Cause::Due(at, what) => Place::Due { part: part.clone(), at: *at, what: what.clone() },
+            Cause::Tick => Place::Tick { part: part.clone() },
+        }
+    }
+}
+
+impl Out<'_> {
+    /// The same, borrowed anew.
+    fn again(&mut self) -> Out<'_> {
+        Out { outbox: self.outbox, log: self.log, counts: self.counts, is_silent: self.is_silent }
+    }
+
+    /// Carries out what a step brought about, and leaves it empty. In silence it happened before.
+    fn take(&mut self, effects: &mut Effects, cause: Option<&Incoming>) -> Result<(), Error> {
+        if self.is_silent {
+            effects.outputs.clear();
+            effects.counts = Counts::default();
+            return Ok(());
+        }
+        self.counts.merge(&effects.counts);
+        effects.counts = Counts::default();
+        effects.outputs.drain(..).try_for_each(|output| self.outbox.put(self.log, output, cause))
+    }
+
+    fn broken(&mut self, reject: &Reject, stage: Stage, record: &Incoming, item: Option<&[u8]>) -> Result<(), Error> {
+        if self.is_silent {
+            return Ok(());
+        }
+        self.counts.add(Counter::BrokenItems, 1);
+        self.outbox.dead_letter(self.log, reject, stage, record, item)
+    }
+}
+
+fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let words = panic.downcast_ref::<&str>().map(|words| (*words).to_owned());
+    words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no words".to_owned())
 }
 
 /// The input of an item at a stage; `None` when the item has no business there.
@@ -468,6 +563,6 @@ pub(super) fn fresh_meta(application_id: &str, partitions: i32, env: &Env) -> Me
         input_offset: 0,
         changelog_offset: 0,
         stream_time: Millis::MIN,
-        commits: 0,
+        checkpoints: 0,
     }
 }

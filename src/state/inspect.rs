@@ -10,8 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 use siphasher::sip::SipHasher13;
 
-use super::rocks::META_KEY;
-use super::{Error, Meta};
+use super::{Error, Meta, POSITION_KEY};
 use crate::engine::{Key, Kind, Row};
 use crate::event::Millis;
 use crate::topology::Stage;
@@ -128,7 +127,7 @@ impl LookedAtStore {
     /// # Errors
     /// It does not read, or was written by another version.
     pub fn meta(&self) -> Result<Option<Meta>, Error> {
-        self.db.get(META_KEY)?.map(|bytes| Meta::decode(&bytes)).transpose()
+        self.db.get(POSITION_KEY)?.map(|bytes| Meta::decode(&bytes)).transpose()
     }
 
     /// Rows in the order of their keys; of one kind, or all. The position is none of them.
@@ -139,7 +138,7 @@ impl LookedAtStore {
             read.set_iterate_range([kind as u8]..[kind as u8 + 1]);
         }
         // The least key behind that of the position.
-        let behind_position = [META_KEY, &[0]].concat();
+        let behind_position = [POSITION_KEY, &[0]].concat();
         let rows = self.db.iterator_opt(IteratorMode::From(&behind_position, Direction::Forward), read);
         rows.map(|row| row.map(|(key, value)| (Key::from_bytes(&key), value.into_vec())).map_err(Error::from))
     }
@@ -185,7 +184,7 @@ impl LookedAtStore {
 /// The name of a key's kind, also of one that this version does not know.
 #[must_use]
 pub fn kind_name(key: &Key) -> String {
-    Kind::of_byte(key.kind_byte()).map_or_else(|| format!("unknown-{}", key.kind_byte()), Kind::name)
+    Kind::of(key.kind_byte()).map_or_else(|| format!("unknown-{}", key.kind_byte()), Kind::name)
 }
 
 /// Hides a name of a tenant: what stands for it, the same in every row.
@@ -211,7 +210,7 @@ pub fn shown(key: &Key, value: &[u8], pseudonym: &Pseudonym<'_>) -> ShownRow {
     let due = key.as_due();
     let subject = due.as_ref().map_or(key, |(_, what)| what);
     let (tenant, rest) = subject.parts().unwrap_or(("", subject.as_bytes().get(1..).unwrap_or_default()));
-    let id = match Kind::of_byte(subject.kind_byte()) {
+    let id = match Kind::of(subject.kind_byte()) {
         Some(Kind::Standing | Kind::Control) | None => format!("#{:016x}", digest(rest)),
         Some(_) => rest.iter().map(|byte| format!("{byte:02x}")).collect(),
     };
@@ -317,13 +316,17 @@ pub struct Changelog {
     said: BTreeMap<Key, Said>,
     up_to: i64,
     share: (u64, u64),
+    /// The last position up to the offset, as it reads.
+    position: Option<Result<Meta, String>>,
+    /// There is a position behind the offset: compaction may have taken the one that counts.
+    has_newer_position: bool,
 }
 
 impl Changelog {
     /// The keys of share `share.0` of `share.1`, up to an offset.
     #[must_use]
     pub const fn new(up_to: i64, share: (u64, u64)) -> Changelog {
-        Changelog { said: BTreeMap::new(), up_to, share }
+        Changelog { said: BTreeMap::new(), up_to, share, position: None, has_newer_position: false }
     }
 
     fn is_mine(&self, key: &Key) -> bool {
@@ -331,10 +334,39 @@ impl Changelog {
         digest(key.as_bytes()) % of.max(1) == share
     }
 
-    /// Takes a record; the position among the rows is none.
+    /// Whether the store's position is the one that its changelog tells.
+    ///
+    /// # Errors
+    /// How they differ.
+    pub fn check_position(&self, held: &Meta) -> Result<(), String> {
+        if self.has_newer_position {
+            return Ok(());
+        }
+        match &self.position {
+            // In the changelog it does not say where it lies.
+            Some(Ok(told)) if (Meta { changelog_offset: held.changelog_offset, ..told.clone() }) == *held => Ok(()),
+            Some(Ok(told)) => Err(format!(
+                "the state stands at input {} and stream time {}, its changelog at input {} and stream time {}",
+                held.input_offset, held.stream_time, told.input_offset, told.stream_time
+            )),
+            Some(Err(what)) => Err(format!("the position in the changelog does not read: {what}")),
+            None => Err("the changelog tells no position".to_owned()),
+        }
+    }
+
+    /// Takes a record.
     pub fn take(&mut self, offset: i64, key: &[u8], value: Option<&[u8]>) {
         let key = Key::from_bytes(key);
-        if key.as_bytes() == META_KEY || !self.is_mine(&key) {
+        if key.as_bytes() == POSITION_KEY {
+            if offset >= self.up_to {
+                self.has_newer_position = true;
+            } else {
+                let read = value.map(|value| Meta::decode(value).map_err(|e| e.to_string()));
+                self.position = Some(read.unwrap_or_else(|| Err("removed".to_owned())));
+            }
+            return;
+        }
+        if !self.is_mine(&key) {
             return;
         }
         let is_readable = value.is_none_or(|value| Row::decode(&key, value).is_ok());

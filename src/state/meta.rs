@@ -6,9 +6,12 @@ use super::Error;
 use crate::event::Millis;
 
 /// Version of this record; another one is refused at start.
-pub const META_VERSION: u8 = 1;
+pub const META_VERSION: u8 = 2;
 
-/// Written in the same batch as the rows.
+/// The key of the position: below every kind of row. In a changelog it is the last record of each checkpoint.
+pub const POSITION_KEY: &[u8] = &[0];
+
+/// Written in the same batch as the rows, and with them into the changelog.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
     pub version: u8,
@@ -19,20 +22,26 @@ pub struct Meta {
     pub hash_key_id: u64,
     /// Next offset of the task's input.
     pub input_offset: i64,
-    /// Next offset of the changelog partition: restoring starts here.
+    /// Next offset of the changelog partition: restoring starts here. In the changelog itself it says nothing.
     pub changelog_offset: i64,
     pub stream_time: Millis,
-    /// Commits so far.
-    pub commits: u64,
+    /// Checkpoints so far.
+    pub checkpoints: u64,
 }
 
 impl Meta {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// The bytes of the record.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
         // Writing into memory does not fail for plain fields.
         postcard::to_allocvec(self).unwrap_or_default()
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Meta, Error> {
+    /// Reads the record back.
+    ///
+    /// # Errors
+    /// Another version, or bytes that are no position.
+    pub fn decode(bytes: &[u8]) -> Result<Meta, Error> {
         if bytes.first() != Some(&META_VERSION) {
             return Err(Error::Row(
                 "written by another version; remove the folder, the changelog restores it".to_owned(),

@@ -1,7 +1,7 @@
 //! Where rows live: RocksDB on disk, or a map in memory for tests. One store per task.
 //!
-//! A store changes only *after* the Kafka transaction of the same batch has committed, and takes rows and offsets in
-//! one write. So it always holds a committed prefix: a crash, an abort or a fence costs a rewind, never a wipe.
+//! A store changes only *after* the Kafka transaction of the same checkpoint has committed, and takes rows and position
+//! in one write. So it always holds a committed prefix: a crash, an abort or a fence costs a rewind, never a wipe.
 
 mod folder;
 pub mod inspect;
@@ -11,7 +11,7 @@ mod rocks;
 
 pub use folder::Folder;
 pub use memory::MemoryStore;
-pub use meta::{META_VERSION, Meta};
+pub use meta::{META_VERSION, Meta, POSITION_KEY};
 pub use rocks::{RocksStore, Shared};
 
 use crate::engine::{Key, Kind, Row, Write};

@@ -15,7 +15,7 @@ use rocksdb::{
     WriteBufferManager, WriteOptions,
 };
 
-use super::{Error, Meta, Store};
+use super::{Error, Meta, POSITION_KEY, Store};
 use crate::engine::{Key, Kind, Row, Write};
 use crate::event::Millis;
 
@@ -56,8 +56,6 @@ impl fmt::Debug for RocksStore {
     }
 }
 
-/// The position's key: below every kind.
-pub(super) const META_KEY: &[u8] = &[0];
 /// A row is dropped only this long after its end, so that a task that was rewound still finds it.
 const FORGET_SLACK_MS: Millis = 10 * 60_000;
 
@@ -110,7 +108,7 @@ fn options(shared: &Shared, forget_before: Arc<AtomicI64>) -> Options {
     options.set_max_total_wal_size(64 << 20);
     options.set_compaction_filter("expired rows", move |_level, key, value| {
         let expired = Row::expires_at(value).is_some_and(|at| at < forget_before.load(Ordering::Relaxed));
-        if key != META_KEY && expired { Decision::Remove } else { Decision::Keep }
+        if key != POSITION_KEY && expired { Decision::Remove } else { Decision::Keep }
     });
     options
 }
@@ -136,13 +134,13 @@ impl Store for RocksStore {
                 None => batch.delete(key.as_bytes()),
             }
         }
-        batch.put(META_KEY, meta.encode());
+        batch.put(POSITION_KEY, meta.encode());
         self.db.write_opt(batch, &WriteOptions::default())?;
         self.set_forget_before(meta.stream_time);
         Ok(())
     }
 
     fn meta(&self) -> Result<Option<Meta>, Error> {
-        self.db.get(META_KEY)?.map(|bytes| Meta::decode(&bytes)).transpose()
+        self.db.get(POSITION_KEY)?.map(|bytes| Meta::decode(&bytes)).transpose()
     }
 }

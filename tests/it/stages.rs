@@ -3,7 +3,7 @@
 use portcullis::engine::Counter;
 use portcullis::log::memory::Fault;
 
-use crate::support::stages::Installation;
+use crate::support::stages::{Installation, PANICKING};
 
 const START: i64 = 1_561_682_400_000;
 
@@ -138,10 +138,11 @@ fn a_lost_disk_is_restored_from_the_changelog() {
     for _ in 0..100 {
         installation.turn();
     }
+    installation.stop();
     let rows = installation.disks.rows();
-    installation.kill();
     installation.disks = crate::support::stages::Disks::default();
     installation.settle();
+    installation.stop();
     let restored = installation.disks.rows();
     for (place, before) in rows {
         let after = &restored[&place];
@@ -151,4 +152,26 @@ fn a_lost_disk_is_restored_from_the_changelog() {
         assert!(differing.iter().all(|key| key.kind_byte() == 1), "{place:?}: {differing:?}");
         assert_eq!(before.len(), after.len(), "{place:?}");
     }
+}
+
+#[test]
+fn an_event_on_which_steps_panic_is_set_aside_and_the_others_are_not_touched() {
+    let mut calm = Installation::new(1);
+    attack(&calm);
+    calm.settle();
+    let mut installation = Installation::new(1);
+    attack(&installation);
+    // The wire format of the schema registry, under the id of a schema on which decoding panics.
+    let mut poison = vec![0, 0, 0, 0, PANICKING as u8];
+    poison.extend_from_slice(b"anything");
+    installation.broker.publish("login-events", 0, START + 20_000, None, Some(&poison));
+    installation.settle();
+    assert_eq!(summary(&installation), summary(&calm));
+    let counts = installation.counts();
+    assert_eq!((counts.get(Counter::EventsIn), counts.accounted()), (25, 25));
+    let letters = installation.broker.records("login-events-dlq");
+    let reasons: Vec<_> = letters.iter().map(|letter| letter.header("reason").unwrap()).collect();
+    assert_eq!(reasons, [b"poison"]);
+    assert_eq!(letters[0].value.as_deref(), Some(&poison[..]));
+    assert_eq!(installation.progress.snapshot().panics, 3);
 }

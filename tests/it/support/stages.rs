@@ -54,10 +54,14 @@ impl Disks {
     }
 }
 
+/// The schema id that makes a step panic, as a defect would.
+pub const PANICKING: u32 = 13;
+
 struct Bundled;
 
 impl Schemas for Bundled {
     fn writer(&self, id: u32) -> Option<Arc<WriterSchema>> {
+        assert_ne!(id, PANICKING, "a defect");
         (id == 1).then(|| Arc::new(WriterSchema::Bundled))
     }
 }
@@ -112,6 +116,13 @@ impl Installation {
         self.running = None;
     }
 
+    /// The process ends when it is told to: everything is committed and saved.
+    pub fn stop(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            running.finish().unwrap();
+        }
+    }
+
     /// The clock shows a time, at which records are written as well.
     pub fn set_now(&self, now: Millis) {
         self.clock.now.store(now, Ordering::SeqCst);
@@ -139,7 +150,9 @@ impl Installation {
                 options: StageOptions {
                     application_id: "test".to_owned(),
                     commit_interval: Duration::from_millis(100),
+                    backlog_commit_interval: Duration::from_millis(400),
                     tenant: None,
+                    rows_in_hand: 10_000,
                 },
             };
             StageLoop::new(MemoryLog::new(&self.broker, &subscription(&self.topics)), parts)
