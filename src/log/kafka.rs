@@ -323,6 +323,31 @@ impl KafkaLog {
         Ok(())
     }
 
+    /// The next record of some partition is gone: which one, and how somebody can decide to go on without.
+    fn not_there(&self, error: &KafkaError) -> Error {
+        let group = &self.options.group;
+        let bootstrap = &self.options.client.bootstrap;
+        let gone = self.next.iter().filter_map(|(part, next)| {
+            let (low, high) = self.consumer.fetch_watermarks(&part.topic, part.partition, ASK_MAX).ok()?;
+            let what = if *next < low {
+                format!("the topic begins at {low}: what lies between was deleted before it was read")
+            } else if *next > high {
+                format!("the topic ends at {high}: it was made anew, or lost records")
+            } else {
+                return None;
+            };
+            let place = format!("{}:{}", part.topic, part.partition);
+            Some(format!(
+                "{part}: the next record to be read is {next}, and {what}. To go on with what is there, stop every \
+                 instance and type: kafka-consumer-groups.sh --bootstrap-server {bootstrap} --group {group} --topic {place} \
+                 --reset-offsets --to-earliest --execute"
+            ))
+        });
+        let gone: Vec<String> = gone.collect();
+        let hint = "; to keep records longer, raise retention.ms of the topic";
+        Error::Kafka(if gone.is_empty() { error.to_string() } else { format!("{}{hint}", gone.join("\n")) })
+    }
+
     fn give_up(&mut self, why: String) -> Result<Outcome, Error> {
         // An abort that fails leaves the producer in a state that cannot be repaired; a new one ends it as well.
         self.abort()?;
@@ -361,9 +386,12 @@ impl Log for KafkaLog {
                 self.heard.extend(self.next.keys().filter(|part| part.partition == partition).cloned());
                 Ok(Polled::Idle)
             }
-            Some(Err(error)) => match self.consumer.client().fatal_error() {
-                Some((code, text)) => Err(beyond_repair(code, &text)),
-                None => poll_failed(&error),
+            Some(Err(error)) => match (self.consumer.client().fatal_error(), error.rdkafka_error_code()) {
+                (Some((code, text)), _) => Err(beyond_repair(code, &text)),
+                (None, Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)) => {
+                    Err(self.not_there(&error))
+                }
+                (None, _) => poll_failed(&error),
             },
         }
     }
@@ -614,10 +642,6 @@ fn beyond_repair(code: RDKafkaErrorCode, text: &str) -> Error {
 /// An answer of polling that is no record: most are over by the next poll.
 fn poll_failed(error: &KafkaError) -> Result<Polled, Error> {
     match error.rdkafka_error_code() {
-        Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => Err(Error::Kafka(format!(
-            "{error}: records that were not read yet are gone from the topic; raise its retention. To go on, set the \
-             group's offsets with kafka-consumer-groups.sh"
-        ))),
         Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed) => {
             Err(Error::Kafka(format!("{error}: grant what `portcullis topics acls` lists")))
         }

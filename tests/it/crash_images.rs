@@ -70,6 +70,8 @@ impl Disk {
     fn installation(&self) -> Installation {
         let mut installation = Installation::new(1);
         installation.keep_stores_in(self.clone());
+        // A checkpoint every few turns.
+        installation.turn_ms = 1_700;
         installation
     }
 }

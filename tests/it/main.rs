@@ -21,6 +21,7 @@ mod instances;
 mod job;
 mod playbooks;
 mod produce;
+mod refusals;
 mod registry;
 mod scenarios;
 mod schemas;

@@ -78,6 +78,8 @@ pub struct Installation {
     /// Instead of `disks`.
     stores: Option<Box<dyn Fn() -> Box<dyn Stores>>>,
     partitions: i32,
+    /// How much time each turn takes.
+    pub turn_ms: u64,
 }
 
 impl Installation {
@@ -98,6 +100,7 @@ impl Installation {
             running: None,
             stores: None,
             partitions,
+            turn_ms: 37,
         }
     }
 
@@ -135,7 +138,7 @@ impl Installation {
     }
 
     pub fn try_turn(&mut self) -> Result<(), portcullis::log::Error> {
-        self.clock.elapsed_ms.fetch_add(37, Ordering::SeqCst);
+        self.clock.elapsed_ms.fetch_add(self.turn_ms, Ordering::SeqCst);
         let running = self.running.get_or_insert_with(|| {
             let encoder = Encoder::new(Format::Json, SchemaIds::default()).unwrap();
             let partitions = Stage::ALL.into_iter().map(|stage| (stage, self.partitions)).collect();
