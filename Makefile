@@ -75,7 +75,7 @@ typos:
 rooms:
 	$(CARGO) test --release --locked --test it -- tidy::
 
-bench: build ## throughput figures on a real Kafka
+bench: build ## throughput beside the peers, latency, restore and cost, on a Kafka of its own (minutes)
 	benches/run.sh
 
 tools: ## install cargo-deny and typos for `make check`

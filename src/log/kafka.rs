@@ -99,6 +99,8 @@ pub struct KafkaLog {
 struct Reading {
     next: i64,
     end: i64,
+    /// There was something to read, so the restorer knows it.
+    is_read: bool,
     /// When to give up, should nothing more come.
     give_up: Duration,
 }
@@ -304,22 +306,27 @@ impl KafkaLog {
         asker.fetch_watermarks(&part.topic, part.partition, ASK_MAX).map_err(refused)
     }
 
-    /// Has the restorer read what is being restored, each from where it is.
-    fn assign_restores(&mut self) -> Result<(), Error> {
-        let mut places = TopicPartitionList::new();
-        for (part, reading) in self.restoring.iter().filter(|(_, reading)| reading.next < reading.end) {
-            places.add_partition_offset(&part.topic, part.partition, Offset::Offset(reading.next)).map_err(refused)?;
-        }
-        if places.count() == 0 {
-            self.restorer = None;
-            return Ok(());
-        }
+    /// Has the restorer read a changelog from where it is.
+    fn start_reading(&mut self, part: &Part, from: i64) -> Result<(), Error> {
         let reader = match self.restorer.take() {
             Some(reader) => reader,
             None => create(&restore_config(&self.options, "read_committed")?, Traced)?,
         };
-        reader.assign(&places).map_err(refused)?;
+        let started = reader.incremental_assign(&list(&[(part.clone(), from)]).map_err(refused)?);
         self.restorer = Some(reader);
+        started.map_err(refused)
+    }
+
+    /// Lets go of a changelog, and of the restorer with the last.
+    fn stop_reading(&mut self, part: &Part) -> Result<(), Error> {
+        let Some(reading) = self.restoring.remove(part) else { return Ok(()) };
+        if self.restoring.values().all(|other| !other.is_read) {
+            self.restorer = None;
+        } else if let Some(reader) = self.restorer.as_ref().filter(|_| reading.is_read) {
+            let mut gone = TopicPartitionList::new();
+            gone.add_partition(&part.topic, part.partition);
+            reader.incremental_unassign(&gone).map_err(refused)?;
+        }
         Ok(())
     }
 
@@ -548,9 +555,14 @@ impl Log for KafkaLog {
     fn restore(&mut self, part: &Part, from: i64) -> Result<(), Error> {
         let (low, high) = self.end_with_open_transactions(part)?;
         check_start(part, from, high)?;
-        let reading = Reading { next: from.max(low), end: high, give_up: self.clock.elapsed() + RESTORE_STILL_MAX };
-        self.restoring.insert(part.clone(), reading);
-        self.assign_restores()
+        let next = from.max(low);
+        let is_read = next < high;
+        if is_read {
+            self.start_reading(part, next)?;
+        }
+        let give_up = self.clock.elapsed() + RESTORE_STILL_MAX;
+        self.restoring.insert(part.clone(), Reading { next, end: high, is_read, give_up });
+        Ok(())
     }
 
     fn restored(&mut self, wait: Duration, each: &mut RestoreEach<'_>) -> Result<Vec<Restored>, Error> {
@@ -590,17 +602,16 @@ impl Log for KafkaLog {
             }
             progress.push(Restored { part: part.clone(), next: reading.next, end: reading.end });
         }
-        if progress.iter().any(Restored::is_done) {
-            self.restoring.retain(|_, reading| reading.next < reading.end);
-            self.assign_restores()?;
+        // A list of positions holds on to its client, which could not end before it.
+        drop(position);
+        for done in progress.iter().filter(|restored| restored.is_done()) {
+            self.stop_reading(&done.part)?;
         }
         Ok(progress)
     }
 
     fn end_restore(&mut self, part: &Part) {
-        if self.restoring.remove(part).is_some()
-            && let Err(error) = self.assign_restores()
-        {
+        if let Err(error) = self.stop_reading(part) {
             tracing::warn!(%part, %error, "restore did not end");
         }
     }
