@@ -22,8 +22,8 @@ use crate::support::until;
 const START: i64 = 1_561_682_400_000;
 /// So little that every few writes a buffer is flushed, and every few flushes files are compacted.
 const MEMORY: usize = 256 << 10;
-/// Images that the copying thread takes at most.
-const IMAGES_MAX: usize = 40;
+/// Images of each task that are kept at most.
+const IMAGES_MAX: usize = 12;
 
 type Place = (Stage, i32);
 type Rows = BTreeMap<Key, Vec<u8>>;
@@ -157,18 +157,14 @@ fn digest(rows: &Rows) -> u64 {
 /// write-ahead logs, which are prefixes of what they will be. `None` before all stores are there, and when a file
 /// went in between: no crash leaves that.
 fn image(from: &Path, to: &Path) -> Option<()> {
-    if to.exists() {
-        fs::remove_dir_all(to).unwrap();
-    }
-    for stage in Stage::ALL {
-        let target = task_folder(to, stage, 0);
-        fs::create_dir_all(&target).unwrap();
-        image_of_task(&task_folder(from, stage, 0), &target)?;
-    }
-    Some(())
+    Stage::ALL.into_iter().try_for_each(|stage| image_of_task(&task_folder(from, stage, 0), &task_folder(to, stage, 0)))
 }
 
 fn image_of_task(from: &Path, to: &Path) -> Option<()> {
+    if to.exists() {
+        fs::remove_dir_all(to).unwrap();
+    }
+    fs::create_dir_all(to).unwrap();
     let current = fs::read_to_string(from.join("CURRENT")).ok()?;
     let manifest = from.join(current.trim());
     let length = || fs::metadata(&manifest).map(|of| of.len()).ok();
@@ -194,16 +190,12 @@ fn image_of_task(from: &Path, to: &Path) -> Option<()> {
     Some(())
 }
 
-/// A loss of power: the last write-ahead log of each store, which nobody synced, keeps `tenths` of its bytes.
-fn cut_logs(folder: &Path, tenths: u64) {
-    for stage in Stage::ALL {
-        let Ok(entries) = fs::read_dir(task_folder(folder, stage, 0)) else { continue };
-        let logs =
-            entries.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "log"));
-        if let Some(last) = logs.max() {
-            let file = fs::OpenOptions::new().write(true).open(&last).unwrap();
-            file.set_len(file.metadata().unwrap().len() * tenths / 10).unwrap();
-        }
+/// A loss of power: the last write-ahead log of a store, which nobody synced, keeps `tenths` of its bytes.
+fn cut_logs(task: &Path, tenths: u64) {
+    let entries = fs::read_dir(task).unwrap().map(|entry| entry.unwrap().path());
+    if let Some(last) = entries.filter(|path| path.extension().is_some_and(|e| e == "log")).max() {
+        let file = fs::OpenOptions::new().write(true).open(&last).unwrap();
+        file.set_len(file.metadata().unwrap().len() * tenths / 10).unwrap();
     }
 }
 
@@ -304,95 +296,104 @@ fn a_death_around_any_write_of_a_store_costs_nothing() {
 
 #[test]
 fn images_taken_while_files_change_are_committed_prefixes() {
-    const EVENTS: i64 = 1_500;
+    const EVENTS: i64 = 3_000;
     let folder = tempfile::tempdir().unwrap();
     let disk = Disk::new(folder.path().join("state"));
     let mut installation = disk.installation();
     traffic(&installation, EVENTS);
     let stop = Arc::new(AtomicBool::new(false));
-    let (told, from, images) = (Arc::clone(&stop), disk.folder.clone(), folder.path().join("images"));
-    let copying = std::thread::spawn(move || {
-        let (mut taken, mut discarded) = (Vec::new(), 0);
-        for number in 0.. {
-            let to = images.join(number.to_string());
-            if image(&from, &to).is_some() {
-                taken.push(to);
-            } else {
-                discarded += 1;
-            }
-            if taken.len() > IMAGES_MAX {
-                // Every second one goes, so that those that stay cover the whole run.
-                let mut number = 0;
-                taken.retain(|path| {
-                    number += 1;
-                    number % 2 == 1 || fs::remove_dir_all(path).is_err()
-                });
-            }
-            if told.load(Ordering::SeqCst) {
-                break;
-            }
-        }
-        (taken, discarded)
-    });
+    let (told, from, to) = (Arc::clone(&stop), disk.folder.clone(), folder.path().join("images"));
+    let copying = std::thread::spawn(move || take_images(&from, &to, &told));
     let expected = end(&mut installation, &disk, EVENTS);
     stop.store(true, Ordering::SeqCst);
-    let (images, discarded) = copying.join().unwrap();
+    let images = copying.join().unwrap();
     installation.kill();
 
-    let mut places_in_the_middle = 0;
-    for (number, taken) in images.iter().enumerate() {
-        // As it was taken, then with ever less of the log.
-        for tenths in [10, 7, 3, 0] {
-            let cut = folder.path().join(format!("cut-{number}-{tenths}"));
-            image(taken, &cut).unwrap();
-            cut_logs(&cut, tenths);
-            places_in_the_middle += check_prefixes(&disk, &cut);
+    let mut in_the_middle = 0;
+    for (stage, images) in &images {
+        for image in images {
+            // As it was taken, then with ever less of the log.
+            for tenths in [10, 6, 1] {
+                let cut = folder.path().join("cut");
+                copy_image(image, &cut);
+                cut_logs(&cut, tenths);
+                in_the_middle += usize::from(check_prefix(&disk, (*stage, 0), &cut));
+                fs::remove_dir_all(&cut).unwrap();
+            }
         }
     }
-    let sst = images.iter().map(|image| count(image, ".sst")).max().unwrap_or_default();
-    eprintln!(
-        "{} images, {discarded} discarded, {places_in_the_middle} stores in the middle, up to {sst} SST files",
-        images.len()
-    );
-    assert!(images.len() >= 10, "only {} images", images.len());
-    assert!(places_in_the_middle > 10 && sst > 4, "{places_in_the_middle} stores in the middle, {sst} SST files");
+    let counts: Vec<usize> = images.values().map(Vec::len).collect();
+    let sst = images.values().flatten().map(|image| count(image, ".sst")).max().unwrap_or_default();
+    eprintln!("images of each task {counts:?}, {in_the_middle} in the middle of the run, up to {sst} SST files");
+    assert!(counts.len() == 4 && counts.iter().all(|n| *n >= 4), "{counts:?}");
+    assert!(in_the_middle >= 12 && sst >= 2, "{in_the_middle} in the middle, {sst} SST files");
 
-    // From the first, one in the middle and the last the loop goes on over the same log.
-    for number in [0, images.len() / 2, images.len() - 1] {
-        for tenths in [10, 3] {
-            let what = format!("image {number}, {tenths} tenths of its log");
-            let on = folder.path().join(&what);
-            image(&images[number], &on).unwrap();
-            cut_logs(&on, tenths);
-            let on = disk.moved_to(on);
-            installation.keep_stores_in(on.clone());
-            assert_same(&end(&mut installation, &on, EVENTS), &expected, &what);
-            installation.kill();
+    // Each task from an image of its own, the loop goes on over the same log.
+    for (number, tenths) in [(1, 10), (2, 6), (3, 1)] {
+        let what = format!("image {number}, {tenths} tenths of its log");
+        let on = folder.path().join(&what);
+        for (stage, images) in &images {
+            let task = task_folder(&on, *stage, 0);
+            copy_image(&images[images.len() * number / 4], &task);
+            cut_logs(&task, tenths);
         }
+        let on = disk.moved_to(on);
+        installation.keep_stores_in(on.clone());
+        assert_same(&end(&mut installation, &on, EVENTS), &expected, &what);
+        installation.kill();
     }
 }
 
-/// Opens every store of an image: each is a recorded prefix. Gives how many lie strictly between the first and the last.
-fn check_prefixes(disk: &Disk, image: &Path) -> usize {
-    let recorded = disk.recorded.lock().unwrap();
-    let mut in_the_middle = 0;
-    for (place, prefixes) in &recorded.prefixes {
-        let path = task_folder(image, place.0, place.1);
-        if !path.is_dir() {
+/// Images of every task, one after the other, until told to stop; those kept are spread over the whole time.
+fn take_images(from: &Path, to: &Path, stop: &AtomicBool) -> BTreeMap<Stage, Vec<PathBuf>> {
+    let mut images: BTreeMap<Stage, Vec<PathBuf>> = BTreeMap::new();
+    let mut every: BTreeMap<Stage, usize> = BTreeMap::new();
+    for number in 0.. {
+        if stop.load(Ordering::SeqCst) {
+            break;
+        }
+        let stage = Stage::ALL[number % Stage::ALL.len()];
+        let every = every.entry(stage).or_insert(1);
+        let target = to.join(number.to_string());
+        if number / Stage::ALL.len() % *every != 0 || image_of_task(&task_folder(from, stage, 0), &target).is_none() {
             continue;
         }
-        let (meta, rows) = contents(&RocksStore::open(&path, &Shared::new(MEMORY)).unwrap());
-        let digest = digest(&rows);
-        let found = prefixes.iter().position(|prefix| *prefix == (meta.clone(), digest));
-        let Some(found) = found else {
-            panic!("{}: {place:?} is no committed prefix: {meta:?}, {} rows", image.display(), rows.len());
-        };
-        in_the_middle += usize::from(found > 0 && found + 1 < prefixes.len());
+        let of_stage = images.entry(stage).or_default();
+        of_stage.push(target);
+        if of_stage.len() > IMAGES_MAX {
+            // From now on half as many.
+            *every *= 2;
+            let mut n = 0;
+            of_stage.retain(|path| {
+                n += 1;
+                n % 2 == 1 || fs::remove_dir_all(path).is_err()
+            });
+        }
     }
-    in_the_middle
+    images
+}
+
+fn copy_image(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+/// Whether it lies strictly between the first and the last.
+fn check_prefix(disk: &Disk, place: Place, image: &Path) -> bool {
+    let (meta, rows) = contents(&RocksStore::open(image, &Shared::new(MEMORY)).unwrap());
+    let recorded = disk.recorded.lock().unwrap();
+    let prefixes = &recorded.prefixes[&place];
+    let digest = digest(&rows);
+    let Some(found) = prefixes.iter().position(|prefix| *prefix == (meta.clone(), digest)) else {
+        panic!("{}: {place:?} is no committed prefix: {meta:?}, {} rows", image.display(), rows.len());
+    };
+    found > 0 && found + 1 < prefixes.len()
 }
 
 fn count(image: &Path, extension: &str) -> usize {
-    let folders = Stage::ALL.into_iter().filter_map(|stage| fs::read_dir(task_folder(image, stage, 0)).ok());
-    folders.flatten().filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().ends_with(extension)).count()
+    let entries = fs::read_dir(image).unwrap();
+    entries.filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().ends_with(extension)).count()
 }
