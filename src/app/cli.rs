@@ -88,6 +88,7 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
                 listen: args.listen.clone(),
                 threads: args.threads,
                 leave_on_stop: args.leave_on_stop,
+                skip_lost_input: args.skip_lost_input,
             };
             run::run(args, load(over)?, stop_on_signals()?)?;
             Ok(Ending::Well)

@@ -46,6 +46,10 @@ pub struct RunArgs {
     /// a session, and nothing moves
     #[arg(long)]
     pub leave_on_stop: bool,
+    /// Where input was deleted before it was read, go on with what is there; without it such a gap is an error, since
+    /// what it would have told is lost
+    #[arg(long)]
+    pub skip_lost_input: bool,
     /// End once everything there was has been worked off
     #[arg(long)]
     pub until_caught_up: bool,
@@ -185,6 +189,9 @@ impl Job {
                 },
             },
         );
+        if self.settings.skip_lost_input {
+            stages = stages.skip_lost_input();
+        }
         let (mut counts, mut changed_at) = (self.progress.counts(), self.clock.elapsed());
         while !self.stop.load(Ordering::Relaxed) {
             stages.turn()?;

@@ -77,6 +77,8 @@ pub struct Settings {
     pub session_timeout_ms: u64,
     pub group_protocol: GroupProtocolName,
     pub leave_on_stop: bool,
+    /// By a flag only: it is decided once, about one gap.
+    pub skip_lost_input: bool,
     pub cache_mib: usize,
 }
 
@@ -197,6 +199,7 @@ pub struct Overrides {
     pub threads: Option<usize>,
     /// Said by a flag, which has no opposite.
     pub leave_on_stop: bool,
+    pub skip_lost_input: bool,
 }
 
 impl Settings {
@@ -266,6 +269,7 @@ impl Settings {
             session_timeout_ms,
             group_protocol,
             leave_on_stop: over.leave_on_stop || file.leave_on_stop.unwrap_or(false),
+            skip_lost_input: over.skip_lost_input,
             cache_mib: file.cache_mib.unwrap_or(256).max(8),
         })
     }

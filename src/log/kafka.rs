@@ -332,27 +332,28 @@ impl KafkaLog {
 
     /// The next record of some partition is gone: which one, and how somebody can decide to go on without.
     fn not_there(&self, error: &KafkaError) -> Error {
-        let group = &self.options.group;
-        let bootstrap = &self.options.client.bootstrap;
         let gone = self.next.iter().filter_map(|(part, next)| {
             let (low, high) = self.consumer.fetch_watermarks(&part.topic, part.partition, ASK_MAX).ok()?;
-            let what = if *next < low {
-                format!("the topic begins at {low}: what lies between was deleted before it was read")
+            if *next < low {
+                Some(format!(
+                    "{part}: the next record to be read is {next}, and the topic begins at {low}: what lies between was \
+                     deleted before it was read. To go on without it, start once with: portcullis run --skip-lost-input; \
+                     to keep records longer, raise retention.ms of the topic"
+                ))
             } else if *next > high {
-                format!("the topic ends at {high}: it was made anew, or lost records")
+                let (group, bootstrap) = (&self.options.group, &self.options.client.bootstrap);
+                Some(format!(
+                    "{part}: the next record to be read is {next}, and the topic ends at {high}: it was made anew, or lost \
+                     records. To read what is there, type: kafka-consumer-groups.sh --bootstrap-server {bootstrap} \
+                     --group {group} --topic {}:{} --reset-offsets --to-earliest --execute",
+                    part.topic, part.partition
+                ))
             } else {
-                return None;
-            };
-            let place = format!("{}:{}", part.topic, part.partition);
-            Some(format!(
-                "{part}: the next record to be read is {next}, and {what}. To go on with what is there, stop every \
-                 instance and type: kafka-consumer-groups.sh --bootstrap-server {bootstrap} --group {group} --topic {place} \
-                 --reset-offsets --to-earliest --execute"
-            ))
+                None
+            }
         });
         let gone: Vec<String> = gone.collect();
-        let hint = "; to keep records longer, raise retention.ms of the topic";
-        Error::Kafka(if gone.is_empty() { error.to_string() } else { format!("{}{hint}", gone.join("\n")) })
+        Error::Kafka(if gone.is_empty() { error.to_string() } else { gone.join("\n") })
     }
 
     fn give_up(&mut self, why: String) -> Result<Outcome, Error> {

@@ -10,7 +10,7 @@ use portcullis::log::publish::Publisher;
 use portcullis::state::{Folder, Meta, RocksStore, Shared, Store};
 use portcullis::topology::Stage;
 use rdkafka::admin::{AdminOptions, NewPartitions};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::support::job::Installed;
@@ -158,8 +158,8 @@ fn a_state_folder_that_does_not_belong_here_is_refused_and_nothing_changes() {
         (
             "another version's row",
             |state| with_value(state, &[1, 0], &[250, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
-            1,
-            &["another version", "changelog"],
+            2,
+            &["attempts-by-source[0]", "another version", "remove source/0"],
         ),
         (
             "another count of partitions",
@@ -239,7 +239,7 @@ fn state_without_committed_offsets_is_refused() {
 }
 
 #[test]
-fn input_deleted_before_it_was_read_is_refused_until_somebody_says_from_where_to_go_on() {
+fn input_deleted_before_it_was_read_is_refused_until_somebody_says_to_go_on() {
     let stopped = Stopped::after_a_run("refusals-input");
     stopped.publish();
     let topic = stopped.installed.topic("login-events");
@@ -247,21 +247,15 @@ fn input_deleted_before_it_was_read_is_refused_until_somebody_says_from_where_to
     let mut all = TopicPartitionList::new();
     all.add_partition_offset(&topic, 0, Offset::End).unwrap();
     wait(admin.delete_records(&all, &AdminOptions::new())).unwrap();
-    let words = ["login-events[0]", "deleted", "kafka-consumer-groups.sh", "--to-earliest", "login-events:0"];
+    let words = ["login-events[0]", "deleted before it was read", "portcullis run --skip-lost-input"];
     stopped.refused("what was deleted", &stopped.state, &[], 1, &words);
-
-    // As the words say.
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", shared().bootstrap())
-        .set("group.id", stopped.installed.connection().topics.group())
-        .create()
-        .unwrap();
-    let (low, _) = consumer.fetch_watermarks(&topic, 0, DEADLINE).unwrap();
-    let mut offsets = TopicPartitionList::new();
-    offsets.add_partition_offset(&topic, 0, Offset::Offset(low)).unwrap();
-    consumer.commit(&offsets, CommitMode::Sync).unwrap();
-    let (code, words) = stopped.run(&stopped.state, &[]);
-    assert_eq!(code, Some(0), "{words}");
+    // As the words say; and from then on without.
+    for flags in [&["--skip-lost-input"][..], &[]] {
+        let (code, words) = stopped.run(&stopped.state, flags);
+        assert_eq!(code, Some(0), "{flags:?}: {words}");
+    }
+    let state = stopped.state.display().to_string();
+    stopped.installed.done(&["state", "verify", &state]);
 }
 
 #[test]
@@ -288,4 +282,27 @@ fn a_changelog_with_too_few_partitions_is_refused() {
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && words.contains("portcullis topics apply"), "{words}");
     assert!(words.contains("site-changelog only 4"), "{words}");
+}
+
+/// Whoever publishes may add partitions to the input: nothing of intake is placed by them.
+#[test]
+fn partitions_added_to_the_input_are_read_after_topics_apply() {
+    let stopped = Stopped::after_a_run("refusals-wider");
+    let topic = stopped.installed.topic("login-events");
+    let admin = admin(shared().bootstrap());
+    for result in wait(admin.create_partitions(&[NewPartitions::new(&topic, 12)], &AdminOptions::new())).unwrap() {
+        result.unwrap();
+    }
+    stopped.refused("before topics apply", &stopped.state, &[], 1, &["12 partitions", "portcullis topics apply"]);
+    let topology = stopped.installed.folder.path().join("topology");
+    copy(&crate::support::repository().join("topology"), &topology);
+    let file = topology.join("topics.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replacen("partitions: 8\n    ours", "partitions: 12\n    ours", 1)).unwrap();
+    let flags = ["--topology", topology.to_str().unwrap()];
+    stopped.installed.done(&[&["topics", "apply"][..], &flags].concat());
+    stopped.publish();
+    let (code, words) = stopped.run(&stopped.state, &flags);
+    assert_eq!(code, Some(0), "{words}");
+    assert!(words.contains(&format!("events_in {EVENTS}")), "{words}");
 }
