@@ -632,22 +632,26 @@ impl Drop for KafkaLog {
     }
 }
 
-/// What a client ended with. Each of them names the group, since that is where it happens.
+/// What a client ended with.
 fn beyond_repair(code: RDKafkaErrorCode, text: &str) -> Error {
-    match code {
-        RDKafkaErrorCode::FencedInstanceId | RDKafkaErrorCode::UnreleasedInstanceId => Error::Fenced(text.to_owned()),
-        RDKafkaErrorCode::UnsupportedVersion | RDKafkaErrorCode::UnsupportedFeature => Error::Setup(format!(
+    const FENCED: [RDKafkaErrorCode; 2] = [RDKafkaErrorCode::FencedInstanceId, RDKafkaErrorCode::UnreleasedInstanceId];
+    const OLD: [RDKafkaErrorCode; 2] = [RDKafkaErrorCode::UnsupportedVersion, RDKafkaErrorCode::UnsupportedFeature];
+    if FENCED.contains(&code) {
+        Error::Fenced(text.to_owned())
+    } else if OLD.contains(&code) {
+        Error::Setup(format!(
             "the broker does not offer group_protocol consumer (KIP-848; Kafka 4.0 has it, with the feature group.version \
              at 1): {text}\nset group_protocol: classic, or type: kafka-features.sh upgrade --feature group.version=1"
-        )),
-        RDKafkaErrorCode::UnsupportedAssignor => Error::Setup(format!(
+        ))
+    } else if code == RDKafkaErrorCode::UnsupportedAssignor {
+        Error::Setup(format!(
             "the broker does not offer the assignor `uniform`: {text}\nadd it to group.consumer.assignors of the broker, \
              or set group_protocol: classic"
-        )),
-        RDKafkaErrorCode::GroupAuthorizationFailed => {
-            Error::Setup(format!("{text}: grant what `portcullis topics acls --role run` lists"))
-        }
-        _ => Error::Kafka(format!("the client is beyond repair: {text}")),
+        ))
+    } else if code == RDKafkaErrorCode::GroupAuthorizationFailed {
+        Error::Setup(format!("{text}: grant what `portcullis topics acls --role run` lists"))
+    } else {
+        Error::Kafka(format!("the client is beyond repair: {text}"))
     }
 }
 

@@ -355,7 +355,9 @@ fn take_images(from: &Path, to: &Path, stop: &AtomicBool) -> BTreeMap<Stage, Vec
         let stage = Stage::ALL[number % Stage::ALL.len()];
         let every = every.entry(stage).or_insert(1);
         let target = to.join(number.to_string());
-        if number / Stage::ALL.len() % *every != 0 || image_of_task(&task_folder(from, stage, 0), &target).is_none() {
+        if !(number / Stage::ALL.len()).is_multiple_of(*every)
+            || image_of_task(&task_folder(from, stage, 0), &target).is_none()
+        {
             continue;
         }
         let of_stage = images.entry(stage).or_default();

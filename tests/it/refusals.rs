@@ -96,7 +96,7 @@ impl Stopped {
         let found = consumer.committed_offsets(asked, DEADLINE).unwrap();
         let offset = |offset| match offset {
             Offset::Offset(offset) => Some(offset),
-            _ => None,
+            Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,
         };
         found.elements().iter().map(|e| ((e.topic().to_owned(), e.partition()), offset(e.offset()))).collect()
     }

@@ -15,6 +15,9 @@ const POLL: Duration = Duration::from_millis(100);
 /// Polls without a record before a reader gives up: longer than a transaction can hang.
 const STILL_POLLS_MAX: u32 = 600;
 
+/// Takes one record: offset, key, and value (or `None` for a removal).
+pub type TakeRecord<'a> = dyn FnMut(i64, &[u8], Option<&[u8]>) + 'a;
+
 /// A reader of changelogs.
 pub struct ChangelogReader {
     client: ClientOptions,
@@ -59,12 +62,7 @@ impl ChangelogReader {
     ///
     /// # Errors
     /// It cannot be read to there, or `each` fails.
-    pub fn read(
-        &self,
-        part: &Part,
-        (from, to): (i64, i64),
-        each: &mut dyn FnMut(i64, &[u8], Option<&[u8]>),
-    ) -> Result<(), Error> {
+    pub fn read(&self, part: &Part, (from, to): (i64, i64), each: &mut TakeRecord<'_>) -> Result<(), Error> {
         if from >= to {
             return Ok(());
         }
