@@ -58,6 +58,12 @@ impl Kind {
         Kind::Traffic,
     ];
 
+    /// Name for people: `clock`, `pair`.
+    #[must_use]
+    pub fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+
     /// The kind of a key's first byte.
     #[must_use]
     pub fn of(byte: u8) -> Option<Kind> {
@@ -85,6 +91,14 @@ impl Key {
     #[must_use]
     pub fn kind_byte(&self) -> u8 {
         self.0.first().copied().unwrap_or_default()
+    }
+
+    /// The tenant and what stands behind it; `None` for a key of another layout.
+    #[must_use]
+    pub fn parts(&self) -> Option<(&str, &[u8])> {
+        let (length, rest) = self.0.get(1..)?.split_first()?;
+        let (tenant, rest) = rest.split_at_checked(usize::from(*length))?;
+        Some((std::str::from_utf8(tenant).ok()?, rest))
     }
 
     fn of(kind: Kind, tenant: &str, rest: &[u8]) -> Self {

@@ -12,7 +12,7 @@ use crate::event::{AttackState, Entity, Millis, Source};
 use crate::window::{Distinct, Ever, Hashed, Repeats, SeenPack, Slices, StreamClock, Tally};
 
 /// One row. The kind of its key says which variant it is.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum Row {
     Clock(ClockRow),
     Control(Box<ControlChange>),

@@ -130,6 +130,8 @@ pub struct StageLoop<L> {
     /// Places on which steps panicked, and how often; those that are set aside.
     panics: BTreeMap<Place, u32>,
     poison: BTreeSet<Place>,
+    /// Somebody said to go on without what was deleted before it was read.
+    skips_lost_input: bool,
 }
 
 impl<L> fmt::Debug for StageLoop<L> {
@@ -158,8 +160,17 @@ impl<L: Log> StageLoop<L> {
             was_idle: [true; 2],
             panics: BTreeMap::new(),
             poison: BTreeSet::new(),
+            skips_lost_input: false,
             of,
         }
+    }
+
+    /// Goes on where input begins, should some of it have been deleted before it was read or replayed; without this, such
+    /// a gap ends the loop.
+    #[must_use]
+    pub fn skip_lost_input(mut self) -> Self {
+        self.skips_lost_input = true;
+        self
     }
 
     /// Commits what is in hand, saves and closes every task and leaves the group.
@@ -294,7 +305,10 @@ impl<L: Log> StageLoop<L> {
         let mut from = Vec::with_capacity(ready.len());
         for (part, end) in ready {
             let Some(opening) = self.opening.remove(&part) else { continue };
-            let running = opening.finish(&mut self.log, end, &self.of.progress)?;
+            let mut running = opening.finish(&mut self.log, end, &self.of.progress)?;
+            if self.skips_lost_input {
+                running.skip_to(self.log.beginning(&part)?);
+            }
             from.push((part.clone(), running.next));
             self.opened(part, running);
         }

@@ -139,7 +139,13 @@ impl Running {
         committed: Option<i64>,
         part: &Part,
     ) -> Result<Running, Error> {
-        let task = Task::open(stage, state::read_singletons(rows.as_ref())?);
+        let rows_in_hand = state::read_singletons(rows.as_ref()).map_err(|e| {
+            Error::Setup(format!(
+                "{part}: {e}. With the instance stopped, remove {stage}/{} from its state folder: the changelog restores it",
+                part.partition
+            ))
+        })?;
+        let task = Task::open(stage, rows_in_hand);
         let saved = meta.input_offset;
         if committed.is_some_and(|committed| committed < saved) {
             tracing::warn!(%part, state = saved, ?committed, "the group's offset was set back behind the state");
@@ -179,6 +185,21 @@ impl Running {
             effects: Effects::default(),
             keys: Vec::new(),
         }
+    }
+
+    /// Goes on at the first offset that its input still holds, when that lies behind its own.
+    pub(super) fn skip_to(&mut self, beginning: i64) {
+        let Some(kept) = &mut self.store else { return };
+        if self.next >= beginning {
+            return;
+        }
+        tracing::warn!(part = %self.part, from = self.next, to = beginning, "input is gone; going on without it, as told");
+        self.next = beginning;
+        self.committed = self.committed.max(beginning);
+        kept.meta.input_offset = kept.meta.input_offset.max(beginning);
+        // The next start finds no gap.
+        self.touched = true;
+        self.unsaved = true;
     }
 
     /// Forgets everything since the last checkpoint; what was committed since then is replayed.

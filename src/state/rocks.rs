@@ -153,6 +153,7 @@ impl Store for RocksStore {
     }
 
     fn meta(&self) -> Result<Option<Meta>, Error> {
-        self.db.get(POSITION_KEY)?.map(|bytes| Meta::decode(&bytes)).transpose()
+        let position = self.db.get(POSITION_KEY)?.map(|bytes| Meta::decode(&bytes)).transpose();
+        position.map_err(|e| Error::Unusable { path: self.path.clone(), what: e.to_string() })
     }
 }
