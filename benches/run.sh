@@ -32,7 +32,7 @@ if is_wanted throughput; then
         say "there are no peers at $PEERS, so nothing is measured beside; set PEERS to their folder"
     fi
     outputs=$work/outputs
-    for playbooks in five-rules shipped; do
+    for playbooks in five-rules rules-of-strangers shipped; do
         say "portcullis with playbooks $playbooks"
         OUTPUTS=$outputs run_portcullis "run-$$-$playbooks" "$playbooks" > "$work/line"
         record < "$work/line"
@@ -40,8 +40,10 @@ if is_wanted throughput; then
     done
     if is_wanted compare && has_peers; then
         detections=$("$bench" topics --bootstrap "$BOOTSTRAP" --prefix peer- | grep -E 'detections-[0-9]+-expert$' | tail -1)
-        "$bench" compare --bootstrap "$BOOTSTRAP" --detections "$detections" \
-            --verdicts "$outputs/portcullis-five-rules-verdicts.jsonl" | record
+        for playbooks in five-rules rules-of-strangers; do
+            "$bench" compare --bootstrap "$BOOTSTRAP" --detections "$detections" --name "$playbooks" \
+                --verdicts "$outputs/portcullis-$playbooks-verdicts.jsonl" | record
+        done
     fi
     "$bench" forget --bootstrap "$BOOTSTRAP" --peers-too
 fi

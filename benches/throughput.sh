@@ -5,7 +5,7 @@
 #   PLAYBOOKS="five-rules shipped" benches/throughput.sh
 #
 #   EVENTS=3000000 THREADS=2 COMMIT_MS=100 CACHE_MIB=256 SEED=42 EVENTS_PER_MS=100
-#   PLAYBOOKS=shipped       `shipped`, or a folder of benches/ such as five-rules; several are run one after the other
+#   PLAYBOOKS=shipped       `shipped`, or a folder of benches/: five-rules, rules-of-strangers; several are run one after the other
 #   PERF=FILE               also writes a profile of the job (perf record by its process id); PERF_OPTIONS for its flags
 #   KEEP=1                  the broker with login-events and the state folders stay; the last lines say how to end it
 #   BOOTSTRAP= BROKER_PID= BROKER_DIR=   a broker that was kept: nothing is started, login-events is used as it is

@@ -30,6 +30,9 @@ pub(crate) struct Compare {
     /// The verdicts of Portcullis, as JSON lines
     #[arg(long)]
     verdicts: PathBuf,
+    /// What the lines call the set of playbooks
+    #[arg(long, default_value = "five-rules")]
+    name: String,
 }
 
 /// A rule and an entity, as the peers write it.
@@ -54,7 +57,7 @@ impl Compare {
             }
             let extra: Vec<&Found> = ours.difference(&theirs).filter(|(held, _)| held == rule).collect();
             print(&json!({
-                "compare": rule,
+                "compare": format!("{rule}, {}", self.name),
                 "peer": of_rule(&theirs),
                 "portcullis": of_rule(&ours),
                 "both": theirs.intersection(&ours).filter(|(held, _)| held == rule).count(),
