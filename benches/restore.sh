@@ -139,7 +139,7 @@ P
     stop "$crowd_pid"
 }
 
-build
+if [ -z "${NO_BUILD:-}" ]; then build; fi
 kafka
 load
 for system in ${SYSTEMS:-portcullis streams-expert}; do

@@ -14,7 +14,7 @@ RESULTS=${RESULTS:-$PWD/benches/results/$(date -u +%Y-%m-%dT%H%M).jsonl}
 export RESULTS PEERS PEERS_BUILD EVENTS THREADS COMMIT_MS CACHE_MIB SEED EVENTS_PER_MS
 is_wanted() { [[ " $PARTS " == *" $1 "* ]]; }
 
-build
+if [ -z "${NO_BUILD:-}" ]; then build; fi
 kafka
 export BOOTSTRAP BROKER_PID BROKER_DIR PORT
 python3 - "$EVENTS" "$THREADS" "$COMMIT_MS" << 'P' | record

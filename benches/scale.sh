@@ -9,7 +9,7 @@
 #   BOOTSTRAP= BROKER_PID= BROKER_DIR=   a broker that was kept
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-build
+if [ -z "${NO_BUILD:-}" ]; then build; fi
 kafka
 number=0
 measure() { # events entities

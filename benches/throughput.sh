@@ -31,7 +31,7 @@
 # warm_*    the second half of it, counted in committed offsets, each stage's by itself
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-build
+if [ -z "${NO_BUILD:-}" ]; then build; fi
 kafka
 load
 number=0
