@@ -154,6 +154,7 @@ impl Position {
             input_offset,
             changelog_offset,
             stream_time,
+            steps_id: _,
             checkpoints,
         } = meta;
         let stream_time = Some(stream_time).filter(|at| *at > Millis::MIN);

@@ -26,7 +26,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::client::{ClientOptions, Names, Traced, create, incoming, trace_error, trace_line};
 use super::stage::Clock;
-use super::{Error, Log, Outcome, Outgoing, Part, Polled, RestoreEach, Restored, check_start, ffi};
+use super::{Error, Log, Outcome, Outgoing, Part, Polled, RestoreEach, Restored, check_start, ffi, metric};
 
 /// How long the cluster may take to answer a question.
 const ASK_MAX: Duration = Duration::from_secs(30);
@@ -314,9 +314,11 @@ impl KafkaLog {
         if !offsets.is_empty() {
             producer.send_offsets_to_transaction(&list(offsets)?, &group, ASK_MAX)?;
             is_repeated |= self.may_be_repeated(since);
+            metric::phase(metric::Phase::Offsets, self.clock.elapsed().saturating_sub(since));
             since = self.clock.elapsed();
         }
         producer.commit_transaction(Timeout::Never)?;
+        metric::phase(metric::Phase::End, self.clock.elapsed().saturating_sub(since));
         Ok(is_repeated | self.may_be_repeated(since))
     }
 
@@ -504,9 +506,11 @@ impl Log for KafkaLog {
 
     fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<Outcome, Error> {
         self.begin()?;
+        let since = self.clock.elapsed();
         if let Err(why) = self.drain()? {
             return self.give_up(why);
         }
+        metric::phase(metric::Phase::Drain, self.clock.elapsed().saturating_sub(since));
         let ended = self.offsets_with_commit(offsets);
         let ends = {
             let mut inner = self.producer()?.context().inner.lock().unwrap_or_else(PoisonError::into_inner);

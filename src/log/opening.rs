@@ -21,6 +21,8 @@ pub(super) struct Opening {
     meta: Meta,
     /// Neither the store nor, so far, the changelog has told a position.
     is_new: bool,
+    /// Build and playbooks of this process.
+    steps_id: u64,
     batch: Vec<Write>,
     read: u64,
     from: i64,
@@ -45,10 +47,23 @@ impl Opening {
         }
         // A store that read a changelog without a checkpoint, of markers and what was aborted, has a position all the same.
         let is_new = held.as_ref().is_none_or(|held| held.checkpoints == 0);
+        let steps_id = fresh.steps_id;
         let meta = held.unwrap_or(fresh);
         let from = meta.changelog_offset;
         log.restore(&changelog, from)?;
-        Ok(Opening { stage, part, changelog, committed, rows, meta, is_new, batch: Vec::new(), read: 0, from })
+        Ok(Opening {
+            stage,
+            part,
+            changelog,
+            committed,
+            rows,
+            meta,
+            is_new,
+            steps_id,
+            batch: Vec::new(),
+            read: 0,
+            from,
+        })
     }
 
     /// Takes one record of the changelog.
@@ -140,7 +155,7 @@ impl Opening {
             }
         };
         progress.restored(&self.part);
-        Running::open(self.stage, self.rows, self.meta, self.changelog, at, &self.part)
+        Running::open(self.stage, self.rows, self.meta, self.changelog, at, &self.part, self.steps_id)
     }
 }
 

@@ -25,10 +25,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::metric::Phase;
 use super::opening::Opening;
 use super::outbox::{Outbox, Wiring};
 use super::progress::{Progress, TaskProgress};
-use super::tasks::{Around, Checkpoint, Out, Role, Roles, Running, Stores, fresh_meta};
+use super::tasks::{Around, Checkpoint, Out, Role, Roles, Running, Stores, Voice, fresh_meta};
 use super::{Error, Incoming, Log, Outcome, Part, Place, Polled};
 use crate::engine::{Counts, Env};
 use crate::event::Millis;
@@ -403,7 +404,7 @@ impl<L: Log> StageLoop<L> {
         }
         let ripe = self.ripe();
         let around = around(&self.of, &self.poison);
-        let mut out = Out { outbox: &mut self.outbox, log: &mut self.log, counts: &mut self.counts, is_silent: false };
+        let mut out = Out { outbox: &mut self.outbox, log: &mut self.log, counts: &mut self.counts, voice: Voice::All };
         // Runs of one partition together; their order stays.
         for run in ripe.chunk_by(|a, b| a.part == b.part) {
             let running = run.first().and_then(|first| self.tasks.get_mut(&first.part));
@@ -442,6 +443,7 @@ impl<L: Log> StageLoop<L> {
         }
         self.outbox.flush(&mut self.log)?;
         self.outbox.sent();
+        super::metric::phase(Phase::Prepare, self.of.clock.elapsed().saturating_sub(started));
         match self.log.commit(&offsets)? {
             Outcome::Committed(ends) => self.apply(&offsets, &saved, &ends),
             Outcome::Aborted(why) => {
@@ -488,7 +490,7 @@ impl<L: Log> StageLoop<L> {
         let done = self.at_their_ends();
         self.end_replays(&done);
         let around = around(&self.of, &self.poison);
-        let mut out = Out { outbox: &mut self.outbox, log: &mut self.log, counts: &mut self.counts, is_silent: false };
+        let mut out = Out { outbox: &mut self.outbox, log: &mut self.log, counts: &mut self.counts, voice: Voice::All };
         for (part, running) in &mut self.tasks {
             if running.role == Role::Stage(Stage::Intake) {
                 let is_done = done.contains(part) && !self.waiting.contains_key(part);
@@ -533,6 +535,7 @@ impl<L: Log> StageLoop<L> {
             }
         }
         self.trim(saved);
+        super::metric::phase(Phase::Store, self.of.clock.elapsed().saturating_sub(now));
         super::metric::committed(&self.counts, self.of.clock.elapsed().saturating_sub(self.committed_at));
         self.of.progress.committed(&std::mem::take(&mut self.counts));
         self.show();
