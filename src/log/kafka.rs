@@ -104,6 +104,7 @@ pub struct KafkaLog {
     /// Reads the changelogs of tasks that are being opened; there while there are some.
     restorer: Option<BaseConsumer<Traced>>,
     restoring: BTreeMap<Part, Reading>,
+    polls: u32,
 }
 
 /// How far a changelog was read.
@@ -247,6 +248,7 @@ impl KafkaLog {
             ends: None,
             restorer: None,
             restoring: BTreeMap::new(),
+            polls: 0,
         };
         log.recreate()?;
         let topics: Vec<&str> = log.options.topics.iter().map(String::as_str).collect();
@@ -398,7 +400,9 @@ impl KafkaLog {
 
 impl Log for KafkaLog {
     fn poll(&mut self, wait: Duration) -> Result<Polled, Error> {
-        if let Some(producer) = &self.producer {
+        // Deliveries are heard now and then while records come fast, and whenever there is time.
+        self.polls = self.polls.wrapping_add(1);
+        if let Some(producer) = self.producer.as_ref().filter(|_| !wait.is_zero() || self.polls.is_multiple_of(64)) {
             producer.poll(Duration::ZERO);
         }
         let found = match self.consumer.poll(wait) {

@@ -67,6 +67,8 @@ pub struct StageOptions {
 
 /// Most records worked off before their rows are asked for together.
 const BATCH_RECORDS_MAX: usize = 1_000;
+/// Records between two looks at the clock: it costs as much as polling one.
+const LOOK_EVERY: usize = 25;
 /// Most bytes of them.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 /// Most bytes of events that wait for older ones of other partitions.
@@ -205,6 +207,9 @@ impl<L: Log> StageLoop<L> {
         }
         // Nothing came though it was waited for.
         self.was_idle[1] |= is_idle && self.polled == 0;
+        if !is_idle && !self.polled.is_multiple_of(LOOK_EVERY) && self.batch_bytes < BATCH_BYTES_MAX {
+            return Ok(());
+        }
         let is_full = self.polled >= BATCH_RECORDS_MAX || self.batch_bytes >= BATCH_BYTES_MAX;
         let is_due = self.of.clock.elapsed().saturating_sub(self.committed_at) >= self.interval();
         if is_full || is_idle || is_due {
