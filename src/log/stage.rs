@@ -25,7 +25,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::opening::Opening;
+use super::opening::{Finished, Opening};
 use super::outbox::{Outbox, Wiring};
 use super::progress::{Progress, TaskProgress};
 use super::tasks::{Around, Checkpoint, Out, Role, Roles, Running, Stores, fresh_meta};
@@ -294,9 +294,15 @@ impl<L: Log> StageLoop<L> {
         let mut from = Vec::with_capacity(ready.len());
         for (part, end) in ready {
             let Some(opening) = self.opening.remove(&part) else { continue };
-            let running = opening.finish(&mut self.log, end, &self.of.progress)?;
-            from.push((part.clone(), running.next));
-            self.opened(part, running);
+            match opening.finish(&mut self.log, end, &self.of.progress)? {
+                Finished::Running(running) => {
+                    from.push((part.clone(), running.next));
+                    self.opened(part, *running);
+                }
+                Finished::Again(opening) => {
+                    self.opening.insert(part, *opening);
+                }
+            }
         }
         if from.is_empty() { Ok(()) } else { self.log.assign(&from) }
     }
