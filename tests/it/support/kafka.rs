@@ -14,7 +14,7 @@ use super::kept::{EndBy, Kept, folder};
 use super::{free_ports, until};
 
 /// A broker needs about 3 s on an idle machine; two cores that compile C++ beside it need many more.
-const START_MAX: Duration = Duration::from_secs(120);
+pub(super) const START_MAX: Duration = Duration::from_secs(120);
 const ATTEMPTS_MAX: usize = 3;
 
 /// The broker of the whole test binary.
@@ -42,7 +42,12 @@ impl Kafka {
     /// A broker of one's own that allows everything at [`bootstrap`](Self::bootstrap), and at
     /// [`guarded`](Self::guarded) what ACLs allow to these users: SASL PLAIN, the password is `<user>-password`.
     pub fn start_guarded(users: &[&str]) -> Kafka {
-        Kafka::try_start_with(users).unwrap_or_else(|error| panic!("{error}"))
+        Kafka::try_start_with(users, &[]).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// A broker of one's own with other levels of its features than it comes with: `group.version=0`.
+    pub fn start_with_features(features: &[&str]) -> Kafka {
+        Kafka::try_start_with(&[], features).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// `host:port`, for `bootstrap.servers`.
@@ -56,14 +61,14 @@ impl Kafka {
     }
 
     fn try_start() -> Result<Kafka, String> {
-        Kafka::try_start_with(&[])
+        Kafka::try_start_with(&[], &[])
     }
 
-    fn try_start_with(users: &[&str]) -> Result<Kafka, String> {
+    fn try_start_with(users: &[&str], features: &[&str]) -> Result<Kafka, String> {
         let libs = libs()?;
         let mut last = String::new();
         for _ in 0..ATTEMPTS_MAX {
-            match Kafka::try_start_once(&libs, users) {
+            match Kafka::try_start_once(&libs, users, features) {
                 Ok(kafka) => return Ok(kafka),
                 // Somebody took the port between our asking and the broker's binding.
                 Err(error) if error.contains("Address already in use") => last = error,
@@ -74,13 +79,50 @@ impl Kafka {
     }
 
     /// Nothing is deleted for its age: tests write records with the times of 2019.
-    fn try_start_once(libs: &str, users: &[&str]) -> Result<Kafka, String> {
+    fn try_start_once(libs: &str, users: &[&str], features: &[&str]) -> Result<Kafka, String> {
         let [port, controller_port, guarded_port] = free_ports();
         let folder = folder("portcullis-kafka-");
         let (data, properties, log4j) =
             (folder.join("data"), folder.join("server.properties"), folder.join("log4j2.properties"));
-        let text = format!(
-            "process.roles=broker,controller
+        let text = server_properties(port, controller_port, &data);
+        // Of a property that stands there twice, the last one holds.
+        let guard = if users.is_empty() { String::new() } else { guard(port, guarded_port, controller_port, users) };
+        write(&properties, &format!("{text}{guard}"));
+        write(&log4j, LOG4J);
+        // Two Java programs in one command, so that one keeper holds both.
+        let script = r#"
+libs=$1 folder=$2
+shift 2
+java -Xmx256m "-Dlog4j2.configurationFile=$folder/log4j2.properties" -cp "$libs/*" kafka.tools.StorageTool \
+    format --cluster-id=portcullis-tests-00000 --config "$folder/server.properties" "$@" || exit 1
+exec java -Xmx512m "-Dlog4j2.configurationFile=$folder/log4j2.properties" -cp "$libs/*" kafka.Kafka "$folder/server.properties"
+"#;
+        let path = folder.display().to_string();
+        let features: Vec<&str> = features.iter().flat_map(|feature| ["--feature", feature]).collect();
+        let mut server =
+            Kept::start(folder, EndBy::Kill, [&["sh", "-c", script, "kafka", libs, &path], &features[..]].concat());
+        let bootstrap = format!("127.0.0.1:{port}");
+        let give_up = Instant::now() + START_MAX;
+        let why = until(START_MAX * 2, "Kafka to start or to fail", || {
+            if answers(&bootstrap) {
+                Some(None)
+            } else if server.has_ended() {
+                Some(Some("ended while starting".to_owned()))
+            } else {
+                (Instant::now() > give_up).then(|| Some(format!("did not answer within {START_MAX:?}")))
+            }
+        });
+        if let Some(why) = why {
+            return Err(format!("Kafka {why}; the end of its log:\n{}", server.last_words()));
+        }
+        Ok(Kafka { bootstrap, guarded: format!("127.0.0.1:{guarded_port}"), _server: server })
+    }
+}
+
+/// Of every broker here.
+pub(super) fn server_properties(port: u16, controller_port: u16, data: &std::path::Path) -> String {
+    format!(
+        "process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller_port}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
@@ -100,37 +142,8 @@ auto.create.topics.enable=false
 log.cleaner.backoff.ms=500
 log.retention.ms=-1
 ",
-            data.display()
-        );
-        // Of a property that stands there twice, the last one holds.
-        let guard = if users.is_empty() { String::new() } else { guard(port, guarded_port, controller_port, users) };
-        write(&properties, &format!("{text}{guard}"));
-        write(&log4j, LOG4J);
-        // Two Java programs in one command, so that one keeper holds both.
-        let script = r#"
-libs=$1 folder=$2
-java -Xmx256m "-Dlog4j2.configurationFile=$folder/log4j2.properties" -cp "$libs/*" kafka.tools.StorageTool \
-    format --cluster-id=portcullis-tests-00000 --config "$folder/server.properties" || exit 1
-exec java -Xmx512m "-Dlog4j2.configurationFile=$folder/log4j2.properties" -cp "$libs/*" kafka.Kafka "$folder/server.properties"
-"#;
-        let path = folder.display().to_string();
-        let mut server = Kept::start(folder, EndBy::Kill, ["sh", "-c", script, "kafka", libs, &path]);
-        let bootstrap = format!("127.0.0.1:{port}");
-        let give_up = Instant::now() + START_MAX;
-        let why = until(START_MAX * 2, "Kafka to start or to fail", || {
-            if answers(&bootstrap) {
-                Some(None)
-            } else if server.has_ended() {
-                Some(Some("ended while starting".to_owned()))
-            } else {
-                (Instant::now() > give_up).then(|| Some(format!("did not answer within {START_MAX:?}")))
-            }
-        });
-        if let Some(why) = why {
-            return Err(format!("Kafka {why}; the end of its log:\n{}", server.last_words()));
-        }
-        Ok(Kafka { bootstrap, guarded: format!("127.0.0.1:{guarded_port}"), _server: server })
-    }
+        data.display()
+    )
 }
 
 /// A second listener, at which users have names and an authorizer asks what they may do.
@@ -151,7 +164,7 @@ super.users=User:ANONYMOUS
 }
 
 /// Whether the broker serves metadata and knows itself; listening alone comes earlier than that.
-fn answers(bootstrap: &str) -> bool {
+pub(super) fn answers(bootstrap: &str) -> bool {
     let address = bootstrap.parse().expect("an address");
     if std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
         return false;
@@ -166,7 +179,7 @@ fn answers(bootstrap: &str) -> bool {
 }
 
 /// The folder of the jars.
-fn libs() -> Result<String, String> {
+pub(super) fn libs() -> Result<String, String> {
     let named = std::env::var("PORTCULLIS_KAFKA_LIBS").ok().filter(|path| !path.is_empty()).map(PathBuf::from);
     let cache = || {
         let named = std::env::var("PORTCULLIS_CACHE").ok().filter(|path| !path.is_empty()).map(PathBuf::from);
@@ -190,11 +203,11 @@ fn version() -> &'static str {
     rest.split('<').next().unwrap_or_default()
 }
 
-fn write(path: &std::path::Path, text: &str) {
+pub(super) fn write(path: &std::path::Path, text: &str) {
     std::fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
 
-const LOG4J: &str = "rootLogger.level = INFO
+pub(super) const LOG4J: &str = "rootLogger.level = INFO
 rootLogger.appenderRef.out.ref = OUT
 appender.out.type = Console
 appender.out.name = OUT

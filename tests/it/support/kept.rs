@@ -79,6 +79,11 @@ impl Kept {
         self.keeper.try_wait().expect("the keeper can be asked").is_some()
     }
 
+    /// The status it ended with, when it has: 128 and the signal's number where a signal ended it.
+    pub fn status(&mut self) -> Option<i32> {
+        self.keeper.try_wait().expect("the keeper can be asked").map(|status| status.code().unwrap_or(-1))
+    }
+
     /// The end of what the server wrote to its standard output and error.
     pub fn last_words(&self) -> String {
         tail(&self.folder.join("out.log"), 40)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis::app::clock::ProcessClock;
-use portcullis::log::kafka::{KafkaLog, KafkaOptions};
+use portcullis::log::kafka::{GroupProtocol, KafkaLog, KafkaOptions, Membership};
 use portcullis::log::model::{Calm, ModelCluster, ModelLog, ModelOptions, Timeouts};
 use portcullis::log::{ClientOptions, Incoming, Log, Outcome, Outgoing, Part, Polled};
 use portcullis::topology::{Cleanup, TopicSpec};
@@ -74,7 +74,10 @@ impl Rig {
                     member,
                     topics,
                     changelogs: BTreeSet::from([self.name("changes")]),
-                    static_membership: false,
+                    membership: Membership {
+                        protocol: GroupProtocol::Classic { session_timeout: Duration::from_secs(10) },
+                        is_static: false,
+                    },
                     may_abort: true,
                 };
                 Box::new(KafkaLog::new(options, Arc::new(ProcessClock::real())).unwrap())
