@@ -61,6 +61,7 @@ pub struct Told {
     pub kills: u64,
     pub stops: u64,
     pub departures: u64,
+    pub cleanings: u64,
     pub wipes: u64,
     pub fenced: u64,
     pub turns: u64,
@@ -79,6 +80,7 @@ impl Told {
         self.kills += other.kills;
         self.stops += other.stops;
         self.departures += other.departures;
+        self.cleanings += other.cleanings;
         self.wipes += other.wipes;
         self.fenced += other.fenced;
         self.turns += other.turns;
@@ -365,6 +367,7 @@ impl World {
         }
         if self.with(|inner| inner.dice.one_in(rates.cleanings)) {
             self.cluster.clean();
+            self.with(|inner| inner.told.cleanings += 1);
         }
     }
 
