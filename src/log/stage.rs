@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::metric::Phase;
-use super::opening::Opening;
+use super::opening::{Finished, Opening};
 use super::outbox::{Outbox, Wiring};
 use super::progress::{Progress, TaskProgress};
 use super::tasks::{Around, Checkpoint, Out, Role, Roles, Running, Stores, Voice, fresh_meta};
@@ -311,12 +311,18 @@ impl<L: Log> StageLoop<L> {
         let mut from = Vec::with_capacity(ready.len());
         for (part, end) in ready {
             let Some(opening) = self.opening.remove(&part) else { continue };
-            let mut running = opening.finish(&mut self.log, end, &self.of.progress)?;
-            if self.skips_lost_input {
-                running.skip_to(self.log.beginning(&part)?);
+            match opening.finish(&mut self.log, end, &self.of.progress)? {
+                Finished::Running(mut running) => {
+                    if self.skips_lost_input {
+                        running.skip_to(self.log.beginning(&part)?);
+                    }
+                    from.push((part.clone(), running.next));
+                    self.opened(part, *running);
+                }
+                Finished::Again(opening) => {
+                    self.opening.insert(part, *opening);
+                }
             }
-            from.push((part.clone(), running.next));
-            self.opened(part, running);
         }
         if from.is_empty() { Ok(()) } else { self.log.assign(&from) }
     }
