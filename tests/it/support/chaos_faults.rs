@@ -79,11 +79,11 @@ pub fn schedule(count: usize, dice: &mut Dice) -> Vec<Fault> {
         .flat_map(|fault| std::iter::repeat_n(*fault, (fault.share() * count / 1000).max(usize::from(count >= 30))))
         .collect();
     // Those that a short run has too few of.
-    for fault in [Fault::Kill, Fault::Stop].into_iter().filter(|_| count < 100 && count >= 30) {
+    for fault in [Fault::Kill, Fault::Stop].into_iter().filter(|_| (30..100).contains(&count)) {
         all.push(fault);
     }
     while all.len() < count {
-        all.push(if all.len() % 2 == 0 { Fault::EndTxn } else { Fault::OffsetCommit });
+        all.push(if all.len().is_multiple_of(2) { Fault::EndTxn } else { Fault::OffsetCommit });
     }
     all.truncate(count);
     for at in (1..all.len()).rev() {
@@ -149,7 +149,7 @@ impl<'a> Chaos<'a> {
             Fault::FullDisk => self.full_disk(),
             Fault::RollingRestart => self.rolling_restart(),
         }
-        let pause = Duration::from_millis(300 + self.dice.below(1_200));
+        let pause = Duration::from_millis(200 + self.dice.below(1_000));
         self.pass(pause);
     }
 
@@ -209,10 +209,10 @@ impl<'a> Chaos<'a> {
         let at = self.victim();
         self.end(at, "KILL", END_MAX);
         let mut state = self.job.instances[at].state.clone();
-        match fault {
-            Fault::KillAndWipe => drop(std::fs::remove_dir_all(&state)),
-            Fault::KillAndExchange => state = self.job.exchange(state),
-            _ => {}
+        if fault == Fault::KillAndWipe {
+            drop(std::fs::remove_dir_all(&state));
+        } else if fault == Fault::KillAndExchange {
+            state = self.job.exchange(state);
         }
         // At once, or when the others have noticed.
         let pause = self.dice.below(2) * self.dice.below(SESSION_MS * 3 / 2);
