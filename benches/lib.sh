@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 EVENTS=${EVENTS:-3000000}
 THREADS=${THREADS:-2}
 COMMIT_MS=${COMMIT_MS:-100}
-CACHE_MIB=${CACHE_MIB:-256}
+CACHE_MIB=${CACHE_MIB:-512}
 SEED=${SEED:-42}
 # The pace of event time and of loading at once, so that an event is some milliseconds old when Kafka gets it, as in life.
 EVENTS_PER_MS=${EVENTS_PER_MS:-100}
@@ -88,7 +88,8 @@ transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
-group.initial.rebalance.delay.ms=0
+# As brokers are set by default, shorter: threads that start together are assigned together, and get equal parts.
+group.initial.rebalance.delay.ms=1000
 auto.create.topics.enable=false
 log.retention.ms=-1
 P

@@ -15,9 +15,10 @@ use super::run::{RunArgs, stop_on_signals};
 use super::settings::{Overrides, Places, Settings};
 use super::simulate::SimulateArgs;
 use super::sink::{SinkArgs, SinkContext, Watched};
+use super::state::{StateArgs, StateCommand, StateContext};
 use super::telemetry::{self, LogFormat};
 use super::topics::TopicsArgs;
-use super::{Connection, Ending, demo, produce, replay, run, simulate, sink, topics, topology};
+use super::{Connection, Ending, demo, produce, replay, run, simulate, sink, state, topics, topology};
 use crate::console::Shown;
 use crate::log::Clock as _;
 
@@ -47,6 +48,7 @@ pub enum Command {
     Run(RunArgs),
     /// Make the topics of `topology/topics.yaml`, or compare them with what is there
     Topics(TopicsArgs),
+    State(StateArgs),
     /// Keep an edge equal to the blocklist
     Sink(SinkArgs),
     /// Publish login events of a file
@@ -81,12 +83,28 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
     let mut out = std::io::stdout();
     match &cli.command {
         Command::Run(args) => {
-            let over =
-                Overrides { state_dir: args.state_dir.clone(), listen: args.listen.clone(), threads: args.threads };
+            let over = Overrides {
+                state_dir: args.state_dir.clone(),
+                listen: args.listen.clone(),
+                threads: args.threads,
+                leave_on_stop: args.leave_on_stop,
+                skip_lost_input: args.skip_lost_input,
+            };
             run::run(args, load(over)?, stop_on_signals()?)?;
             Ok(Ending::Well)
         }
         Command::Topics(args) => topics::run(args, &connection(&plain()?)?, &mut out),
+        Command::State(args) => {
+            let settings = plain()?;
+            let env = topology::env(&settings, None).map_err(Wrong)?;
+            let context = StateContext { state_dir: &settings.state_dir, env: &env };
+            match &args.command {
+                StateCommand::Inspect(args) => state::inspect(args, &context, &mut out),
+                StateCommand::Verify(args) => {
+                    state::verify(args, &context, &connection(&settings)?, || clock.now(), &mut out)
+                }
+            }
+        }
         Command::Sink(args) => {
             let over = Overrides { listen: args.listen.clone(), ..Overrides::default() };
             let settings = load(over)?;

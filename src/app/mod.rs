@@ -14,6 +14,7 @@ pub mod run;
 pub mod settings;
 pub mod simulate;
 pub mod sink;
+pub mod state;
 pub mod telemetry;
 pub mod topics;
 pub mod topology;

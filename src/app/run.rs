@@ -12,12 +12,12 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 
 use super::clock::ProcessClock;
-use super::settings::Settings;
+use super::settings::{GroupProtocolName, Settings};
 use super::{telemetry, topology};
 use crate::console::Shown;
 use crate::engine::Env;
 use crate::event::wire::{Encoder, Format, SchemaIds};
-use crate::log::kafka::{KafkaLog, KafkaOptions, topic_partitions};
+use crate::log::kafka::{GroupProtocol, KafkaLog, KafkaOptions, Membership, topic_partitions};
 use crate::log::registry::{Registry, RegistryOptions, SharedRegistry, register_outputs};
 use crate::log::{Clock, Error, Parts, Progress, Schemas, StageLoop, StageOptions, Stores, Wiring, subscription};
 use crate::state::{self, Folder, RocksStore, Shared};
@@ -26,7 +26,8 @@ use crate::topology::{Stage, Topics};
 /// Run the job: read login events, keep state, publish verdicts and the blocklist
 ///
 /// Start it as often as you like, each with a state folder of its own: all instances share the work. Stop it with
-/// SIGTERM; it commits what is in hand first.
+/// SIGTERM; it commits what is in hand first. One that is started again within session_timeout goes on with its tasks as
+/// if nothing had been; one that shall not come back is started with --leave-on-stop.
 #[derive(Debug, Clone, Args)]
 #[command(
     after_help = "Example:\n  portcullis topics apply && portcullis run --state-dir /var/lib/portcullis --listen 127.0.0.1:9644"
@@ -41,13 +42,21 @@ pub struct RunArgs {
     /// Stage threads of this process [default: 1]
     #[arg(long, env = "PORTCULLIS_THREADS", value_name = "N")]
     pub threads: Option<usize>,
+    /// When stopped, give the tasks to the other instances at once; without it they wait for a restart for the length of
+    /// a session, and nothing moves
+    #[arg(long)]
+    pub leave_on_stop: bool,
+    /// Where input was deleted before it was read, go on with what is there; without it such a gap is an error, since
+    /// what it would have told is lost
+    #[arg(long)]
+    pub skip_lost_input: bool,
     /// End once everything there was has been worked off
     #[arg(long)]
     pub until_caught_up: bool,
 }
 
 /// What a row takes in hand, about: half of `cache_mib` goes to such rows, the other half to RocksDB.
-const ROW_BYTES: usize = 400;
+const ROW_BYTES: usize = 320;
 /// With `--until-caught-up`: how long nothing must have happened.
 const QUIET: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -131,6 +140,16 @@ impl Job {
         error.map_or(Ok(()), |error| Err(error.into()))
     }
 
+    fn membership(&self) -> Membership {
+        let settings = &self.settings;
+        let session_timeout = std::time::Duration::from_millis(settings.session_timeout_ms);
+        let protocol = match settings.group_protocol {
+            GroupProtocolName::Classic => GroupProtocol::Classic { session_timeout },
+            GroupProtocolName::Consumer => GroupProtocol::Consumer,
+        };
+        Membership { protocol, is_static: self.is_real && !settings.leave_on_stop }
+    }
+
     /// One thread: its log, its loop.
     fn stages(&self, number: usize, folder: &Arc<Folder>, shared: Shared, until_caught_up: bool) -> Result<(), Error> {
         let member = format!("{}{}-{number}", self.topics.transactional_prefix(), folder.instance());
@@ -140,7 +159,7 @@ impl Job {
             member,
             topics: subscription(&self.topics),
             changelogs: Stage::ALL.into_iter().map(|stage| self.topics.changelog(stage)).collect(),
-            static_membership: self.is_real,
+            membership: self.membership(),
             may_abort: self.is_real,
         };
         let log = KafkaLog::new(options, Arc::clone(&self.clock))?;
@@ -170,6 +189,9 @@ impl Job {
                 },
             },
         );
+        if self.settings.skip_lost_input {
+            stages = stages.skip_lost_input();
+        }
         let (mut counts, mut changed_at) = (self.progress.counts(), self.clock.elapsed());
         while !self.stop.load(Ordering::Relaxed) {
             stages.turn()?;

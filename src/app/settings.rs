@@ -73,7 +73,23 @@ pub struct Settings {
     pub commit_interval_ms: u64,
     /// The same in a backlog.
     pub backlog_commit_interval_ms: u64,
+    /// How long the tasks of an instance that is silent wait for it (classic protocol).
+    pub session_timeout_ms: u64,
+    pub group_protocol: GroupProtocolName,
+    pub leave_on_stop: bool,
+    /// By a flag only: it is decided once, about one gap.
+    pub skip_lost_input: bool,
     pub cache_mib: usize,
+}
+
+/// Who hands out the tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupProtocolName {
+    #[default]
+    Classic,
+    /// KIP-848: the broker.
+    Consumer,
 }
 
 /// The file. Every key is optional.
@@ -96,6 +112,9 @@ struct SettingsFile {
     threads: Option<usize>,
     commit_interval: Option<String>,
     backlog_commit_interval: Option<String>,
+    session_timeout: Option<String>,
+    group_protocol: Option<GroupProtocolName>,
+    leave_on_stop: Option<bool>,
     cache_mib: Option<usize>,
     kafka: Option<BTreeMap<String, Scalar>>,
 }
@@ -118,6 +137,9 @@ const NAMES: &[&str] = &[
     "threads",
     "commit_interval",
     "backlog_commit_interval",
+    "session_timeout",
+    "group_protocol",
+    "leave_on_stop",
     "cache_mib",
     "kafka",
 ];
@@ -175,6 +197,9 @@ pub struct Overrides {
     pub state_dir: Option<PathBuf>,
     pub listen: Option<String>,
     pub threads: Option<usize>,
+    /// Said by a flag, which has no opposite.
+    pub leave_on_stop: bool,
+    pub skip_lost_input: bool,
 }
 
 impl Settings {
@@ -200,6 +225,15 @@ impl Settings {
         let commit_interval_ms = interval("commit_interval", file.commit_interval.as_deref())?.unwrap_or(100);
         let in_a_backlog = interval("backlog_commit_interval", file.backlog_commit_interval.as_deref())?;
         let backlog_commit_interval_ms = in_a_backlog.unwrap_or_else(|| (commit_interval_ms * 4).min(5_000));
+        let group_protocol = file.group_protocol.unwrap_or_default();
+        if file.session_timeout.is_some() && group_protocol == GroupProtocolName::Consumer {
+            bail!(
+                "session_timeout: with group_protocol: consumer the broker says how long a session is (its \
+                 group.consumer.session.timeout.ms); take it out"
+            );
+        }
+        let session_timeout = file.session_timeout.unwrap_or_else(|| "10s".to_owned());
+        let session_timeout_ms = duration_within("session_timeout", &session_timeout, ("1s", "5m"))?;
         let threads = over.threads.or(file.threads).unwrap_or(1);
         if !(1..=THREADS_MAX).contains(&threads) {
             bail!("threads: {threads} is not from 1 to {THREADS_MAX}");
@@ -232,17 +266,26 @@ impl Settings {
             threads,
             commit_interval_ms,
             backlog_commit_interval_ms,
-            cache_mib: file.cache_mib.unwrap_or(256).max(8),
+            session_timeout_ms,
+            group_protocol,
+            leave_on_stop: over.leave_on_stop || file.leave_on_stop.unwrap_or(false),
+            skip_lost_input: over.skip_lost_input,
+            cache_mib: file.cache_mib.unwrap_or(512).max(8),
         })
     }
 }
 
+/// Milliseconds of a duration that lies within two others.
+fn duration_within(setting: &str, text: &str, (least, most): (&str, &str)) -> Result<u64> {
+    let within = parse_duration(least)..=parse_duration(most);
+    let ms = Some(parse_duration(text)).filter(|ms| ms.is_some() && within.contains(ms)).flatten();
+    ms.and_then(|ms| u64::try_from(ms).ok())
+        .ok_or_else(|| anyhow!("{setting}: `{text}` is no duration from {least} to {most}"))
+}
+
 /// A time between commits, in milliseconds.
 fn interval(name: &str, text: Option<&str>) -> Result<Option<u64>> {
-    let Some(text) = text else { return Ok(None) };
-    let ms = parse_duration(text).and_then(|ms| u64::try_from(ms).ok()).filter(|ms| (1..=5_000).contains(ms));
-    let ms = ms.ok_or_else(|| anyhow!("{name}: `{text}` is no duration from 1ms to 5s, such as 100ms"))?;
-    Ok(Some(ms))
+    text.map(|text| duration_within(name, text, ("1ms", "5s"))).transpose()
 }
 
 fn default_topology() -> Option<PathBuf> {
@@ -341,6 +384,31 @@ mod tests {
         let file = parse_file("kafka: {security.protocol: SSL, socket.timeout.ms: 500, log_cache: true}\n").unwrap();
         let texts: Vec<String> = file.kafka.unwrap().values().map(ToString::to_string).collect();
         assert_eq!(texts, ["true", "SSL", "500"]);
+    }
+
+    #[test]
+    fn durations_have_their_limits() {
+        let within = |text| duration_within("session_timeout", text, ("1s", "5m"));
+        assert_eq!([within("1s").unwrap(), within("5m").unwrap(), within("250s").unwrap()], [1_000, 300_000, 250_000]);
+        for text in ["999ms", "6m", "10", "soon", ""] {
+            let error = within(text).unwrap_err().to_string();
+            assert!(error.contains("session_timeout") && error.contains("from 1s to 5m"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_session_is_the_brokers_with_the_consumer_protocol() {
+        let load = |text: &str| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), text).unwrap();
+            let places = Places { settings: Some(file.path().to_owned()), ..Places::default() };
+            Settings::load(&places, Overrides::default())
+        };
+        assert_eq!(load("group_protocol: consumer\n").unwrap().group_protocol, GroupProtocolName::Consumer);
+        let both = load("group_protocol: consumer\nsession_timeout: 20s\n").unwrap_err().to_string();
+        assert!(both.contains("group.consumer.session.timeout.ms"), "{both}");
+        let mistyped = format!("{:#}", load("group_protocol: consume\n").unwrap_err());
+        assert!(mistyped.contains("classic"), "{mistyped}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::row::{AccountRow, FamiliarRow, Row};
 use super::source::{hear, tally};
 use super::task::Task;
 use crate::detect::{Measures, SuccessFacts, look, stranger_success};
-use crate::event::{Entity, Millis};
+use crate::event::{Entity, Millis, Scope};
 use crate::topology::PlaybookMode;
 use crate::window::{Heard, Timeliness, memory_ms};
 
@@ -18,7 +18,7 @@ pub(super) fn reads(env: &Env, tenant: &str, account: &str, keys: &mut Vec<Key>)
     let hashed = env.account(tenant, account);
     keys.push(Key::account(tenant, hashed));
     keys.push(Key::familiar(tenant, hashed));
-    keys.push(Key::standing(&Entity::account(tenant, account)));
+    keys.push(Key::standing_of(tenant, Scope::Account, account));
     keys.push(Key::partial(tenant));
 }
 

@@ -152,6 +152,10 @@ pub fn item_bytes(item: &Item) -> Vec<u8> {
 pub struct FrameWriter {
     bytes: Vec<u8>,
     items: usize,
+    /// Bytes of the last frame.
+    usual: usize,
+    /// The item that is being appended; kept for its memory.
+    scratch: Vec<u8>,
 }
 
 impl FrameWriter {
@@ -161,16 +165,19 @@ impl FrameWriter {
     /// Appends an item.
     pub fn push(&mut self, item: &Item) {
         if self.bytes.is_empty() {
+            self.bytes.reserve(self.usual);
             self.bytes.push(VERSION);
         }
-        let bytes = item_bytes(item);
-        let mut rest = bytes.len();
+        self.scratch.clear();
+        // As in `item_bytes`, into memory that is kept.
+        self.scratch = postcard::to_extend(item, std::mem::take(&mut self.scratch)).unwrap_or_default();
+        let mut rest = self.scratch.len();
         while rest >= 0x80 {
             self.bytes.push(rest as u8 | 0x80);
             rest >>= 7;
         }
         self.bytes.push(rest as u8);
-        self.bytes.extend_from_slice(&bytes);
+        self.bytes.extend_from_slice(&self.scratch);
         self.items += 1;
     }
 
@@ -189,6 +196,7 @@ impl FrameWriter {
     #[must_use]
     pub fn finish(&mut self) -> Vec<u8> {
         self.items = 0;
+        self.usual = self.bytes.len();
         std::mem::take(&mut self.bytes)
     }
 }

@@ -26,10 +26,8 @@ pub enum Kind {
     Source = 16,
     /// Windows of a network.
     Network = 17,
-    /// A pair that succeeded.
+    /// A pair that succeeded. (19 was used until row version 2.)
     Pair = 18,
-    /// Good accounts behind a source or in a network.
-    Good = 19,
     /// What stands against an entity.
     Standing = 20,
     /// Windows of an account.
@@ -44,7 +42,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 14] = [
+    pub const ALL: [Kind; 13] = [
         Kind::Clock,
         Kind::Control,
         Kind::Seen,
@@ -53,13 +51,18 @@ impl Kind {
         Kind::Source,
         Kind::Network,
         Kind::Pair,
-        Kind::Good,
         Kind::Standing,
         Kind::Account,
         Kind::Familiar,
         Kind::Site,
         Kind::Traffic,
     ];
+
+    /// Name for people: `clock`, `pair`.
+    #[must_use]
+    pub fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
 
     /// The kind of a key's first byte.
     #[must_use]
@@ -88,6 +91,14 @@ impl Key {
     #[must_use]
     pub fn kind_byte(&self) -> u8 {
         self.0.first().copied().unwrap_or_default()
+    }
+
+    /// The tenant and what stands behind it; `None` for a key of another layout.
+    #[must_use]
+    pub fn parts(&self) -> Option<(&str, &[u8])> {
+        let (length, rest) = self.0.get(1..)?.split_first()?;
+        let (tenant, rest) = rest.split_at_checked(usize::from(*length))?;
+        Some((std::str::from_utf8(tenant).ok()?, rest))
     }
 
     fn of(kind: Kind, tenant: &str, rest: &[u8]) -> Self {
@@ -164,18 +175,6 @@ impl Key {
     }
 
     #[must_use]
-    pub fn good_source(tenant: &str, source: Source) -> Self {
-        Key::of(Kind::Good, tenant, &address(source))
-    }
-
-    #[must_use]
-    pub fn good_network(tenant: &str, network: Network) -> Self {
-        let mut rest = SmallVec::<[u8; 24]>::from_slice(&address(network.first_source()));
-        rest.push(b'n');
-        Key::of(Kind::Good, tenant, &rest)
-    }
-
-    #[must_use]
     pub fn standing(entity: &Entity) -> Self {
         Key::standing_of(&entity.tenant, entity.scope, &entity.value)
     }
@@ -185,6 +184,24 @@ impl Key {
         let mut rest = SmallVec::<[u8; 32]>::new();
         rest.push(scope as u8);
         rest.extend_from_slice(value.as_bytes());
+        Key::of(Kind::Standing, tenant, &rest)
+    }
+
+    /// As [`Key::standing_of`] for a source.
+    #[must_use]
+    pub fn standing_of_source(tenant: &str, source: Source) -> Self {
+        let mut rest = SmallVec::<[u8; 32]>::new();
+        rest.push(source.scope() as u8);
+        source.write_to(&mut rest);
+        Key::of(Kind::Standing, tenant, &rest)
+    }
+
+    /// As [`Key::standing_of`] for a network.
+    #[must_use]
+    pub fn standing_of_network(tenant: &str, network: Network) -> Self {
+        let mut rest = SmallVec::<[u8; 32]>::new();
+        rest.push(Scope::Cidr as u8);
+        network.write_to(&mut rest);
         Key::of(Kind::Standing, tenant, &rest)
     }
 

@@ -12,7 +12,7 @@ use crate::event::{AttackState, Entity, Millis, Source};
 use crate::window::{Distinct, Ever, Hashed, Repeats, SeenPack, Slices, StreamClock, Tally};
 
 /// One row. The kind of its key says which variant it is.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum Row {
     Clock(ClockRow),
     Control(Box<ControlChange>),
@@ -22,7 +22,6 @@ pub enum Row {
     Source(Box<SourceRow>),
     Network(Box<NetworkRow>),
     Pair(PairRow),
-    Good(GoodRow),
     Standing(Box<StandingRow>),
     Account(Box<AccountRow>),
     Familiar(FamiliarRow),
@@ -49,6 +48,10 @@ pub struct SourceRow {
     pub entries: Vec<Entry>,
     /// Its successes, to tell a proxy by.
     pub successes: Option<Slices<1>>,
+    /// Accounts that logged in from it.
+    pub good: GoodRow,
+    /// From when all but `good` counts as forgotten.
+    pub forgotten_at: Millis,
 }
 
 /// A tenant's successes at one task of the source stage.
@@ -75,6 +78,10 @@ pub struct NetworkRow {
     pub tallies: Vec<Tally>,
     /// Addresses of it that are blocked, with their ends.
     pub blocked: Vec<(Source, Millis)>,
+    /// Accounts that logged in from it.
+    pub good: GoodRow,
+    /// From when all but `good` counts as forgotten.
+    pub forgotten_at: Millis,
 }
 
 /// A pair that succeeded.
@@ -176,7 +183,7 @@ pub struct OpenIncident {
 const _: () = assert!(size_of::<Row>() <= 56);
 
 /// Version of the row format; a state of another version is refused at start.
-pub(super) const ROW_VERSION: u8 = 2;
+pub(super) const ROW_VERSION: u8 = 3;
 
 /// A stored row does not read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -199,7 +206,7 @@ macro_rules! of_kind {
 
 impl Row {
     of_kind! {
-        source: Source -> Box<SourceRow>, network: Network -> Box<NetworkRow>, good: Good -> GoodRow,
+        source: Source -> Box<SourceRow>, network: Network -> Box<NetworkRow>,
         standing: Standing -> Box<StandingRow>, account: Account -> Box<AccountRow>, familiar: Familiar -> FamiliarRow,
         traffic: Traffic -> TrafficRow,
         site: Site -> Box<SiteRow>,
@@ -208,7 +215,7 @@ impl Row {
     /// The bytes of the row, with the time from which it may be forgotten (`Millis::MAX`: never).
     #[must_use]
     pub fn encode(&self, expires_at: Millis) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(64);
+        let mut bytes = Vec::with_capacity(128);
         bytes.push(ROW_VERSION);
         bytes.extend_from_slice(&expires_at.to_be_bytes());
         let written = match self {
@@ -220,7 +227,6 @@ impl Row {
             Row::Source(row) => postcard::to_extend(row, bytes),
             Row::Network(row) => postcard::to_extend(row, bytes),
             Row::Pair(row) => postcard::to_extend(row, bytes),
-            Row::Good(row) => postcard::to_extend(row, bytes),
             Row::Standing(row) => postcard::to_extend(row, bytes),
             Row::Account(row) => postcard::to_extend(row, bytes),
             Row::Familiar(row) => postcard::to_extend(row, bytes),
@@ -279,7 +285,6 @@ impl Row {
             k if k == Kind::Source as u8 => read(body, Row::Source),
             k if k == Kind::Network as u8 => read(body, Row::Network),
             k if k == Kind::Pair as u8 => read(body, Row::Pair),
-            k if k == Kind::Good as u8 => read(body, Row::Good),
             k if k == Kind::Standing as u8 => read(body, Row::Standing),
             k if k == Kind::Account as u8 => read(body, Row::Account),
             k if k == Kind::Familiar as u8 => read(body, Row::Familiar),

@@ -11,12 +11,12 @@ use super::frame::{Item, Note, Sourced};
 use super::held::Held;
 use super::io::{Effects, Output};
 use super::key::Key;
-use super::memory::Memory;
-use super::row::{ENTRIES_MAX, Entry, NetworkRow, PairRow, Row, SourceRow, TrafficRow};
+use super::memory::{known_pair_of, learn_pair, unlearn_pair};
+use super::row::{ENTRIES_MAX, Entry, GoodRow, NetworkRow, PairRow, Row, SourceRow, TrafficRow};
 use super::task::Task;
 use crate::decide::Claim;
 use crate::detect::{CARRIED_MIN, CARRIED_OVER_MS, Carried, Found, Measures, SourceFacts, look, proxy};
-use crate::event::{Activity, AttackState, Attempt, Entity, Millis, Network, Outcome, Scope, Source};
+use crate::event::{Activity, AttackState, Attempt, Entity, Millis, Outcome};
 use crate::topology::Stage;
 use crate::window::{Hashed, Heard, Sighting, Slices, Tally, Timeliness, memory_ms};
 
@@ -27,24 +27,14 @@ pub(super) fn reads(env: &Env, a: &Attempt, keys: &mut Vec<Key>) {
     let network = a.source.network();
     keys.push(Key::source(&a.tenant, a.source));
     keys.push(Key::network(&a.tenant, network));
-    keys.push(Key::good_source(&a.tenant, a.source));
-    keys.push(Key::good_network(&a.tenant, network));
-    keys.push(standing_of_source(&a.tenant, a.source));
-    keys.push(standing_of_network(&a.tenant, network));
+    keys.push(Key::standing_of_source(&a.tenant, a.source));
+    keys.push(Key::standing_of_network(&a.tenant, network));
     keys.push(Key::partial(&a.tenant));
     keys.push(Key::traffic(&a.tenant));
-    if !a.account.is_empty() {
+    if !a.account.is_empty() && !env.plan.failures_alone {
         let account = env.account(&a.tenant, &a.account);
         keys.push(Key::pair(&a.tenant, a.source, env.pair(a.source, account)));
     }
-}
-
-fn standing_of_source(tenant: &str, source: Source) -> Key {
-    Key::standing_of(tenant, source.scope(), &source.to_string())
-}
-
-fn standing_of_network(tenant: &str, network: Network) -> Key {
-    Key::standing_of(tenant, Scope::Cidr, &network.to_string())
 }
 
 pub(super) fn attempt(task: &mut Task, env: &Env, a: Attempt, fx: &mut Effects) {
@@ -104,7 +94,9 @@ struct Scene {
     source: Held<Box<SourceRow>>,
     network: Held<Box<NetworkRow>>,
     traffic: Held<TrafficRow>,
-    memory: Memory,
+    /// Whether the windows of the source, and of its network, changed.
+    source_heard: bool,
+    network_heard: bool,
     source_dock: Dock,
     network_dock: Dock,
     /// Entities newly kept out by this attempt, with the playbook.
@@ -115,7 +107,8 @@ impl Scene {
     fn open(task: &mut Task, env: &Env, a: Attempt, timeliness: Timeliness, fx: &mut Effects) -> Scene {
         let network = a.source.network();
         let account = (!a.account.is_empty()).then(|| env.account(&a.tenant, &a.account));
-        let known_pair = account.and_then(|account| Memory::known_pair(task, env, &a, account));
+        let known_pair = account.filter(|_| !env.plan.failures_alone);
+        let known_pair = known_pair.and_then(|account| known_pair_of(task, env, &a, account));
         let source_key = Key::source(&a.tenant, a.source);
         let network_key = Key::network(&a.tenant, network);
         let mut scene = Scene {
@@ -129,12 +122,15 @@ impl Scene {
             source: Held::take(task, source_key, Row::source),
             network: Held::take(task, network_key, Row::network),
             traffic: Held::take(task, Key::traffic(&a.tenant), Row::traffic),
-            memory: Memory::take(task, &a),
-            source_dock: Dock::take(task, standing_of_source(&a.tenant, a.source), fx),
-            network_dock: Dock::take(task, standing_of_network(&a.tenant, network), fx),
+            source_heard: false,
+            network_heard: false,
+            source_dock: Dock::take(task, Key::standing_of_source(&a.tenant, a.source), fx),
+            network_dock: Dock::take(task, Key::standing_of_network(&a.tenant, network), fx),
             blocked: Vec::new(),
             a,
         };
+        scene.source.row.forget(task.now(), env.limits.pair_memory_ms);
+        scene.network.row.forget(task.now(), env.limits.pair_memory_ms);
         let strange = known_pair.is_none() && timeliness != Timeliness::Late;
         scene.repeat = strange && scene.is_repeat(env);
         scene.counts = strange && scene.a.is_failure() && !scene.repeat;
@@ -144,7 +140,7 @@ impl Scene {
     /// Whether a stranger's attempt repeats an earlier one: equal tags of one pair, without a tag one pair in one
     /// minute; successes of one pair in one [`success_once_ms`](crate::topology::Plan::success_once_ms).
     fn is_repeat(&mut self, env: &Env) -> bool {
-        let Some(account) = self.account else { return false };
+        let Some(account) = self.account.filter(|_| !env.plan.failures_alone) else { return false };
         let at = self.a.occurred_at;
         let print = match self.a.password_tag {
             _ if self.a.is_success() => env.repeat(account, b"success", at.div_euclid(env.plan.success_once_ms)),
@@ -152,7 +148,7 @@ impl Scene {
             Some(tag) => env.repeat(account, b"tag", i64::from(tag)),
             None => env.repeat(account, b"minute", at.div_euclid(60_000)),
         };
-        self.source.change().repeats.is_repeat(print)
+        self.source_windows().repeats.is_repeat(print)
     }
 
     /// Counts the attempt for its source and its network.
@@ -163,14 +159,15 @@ impl Scene {
         }
         if self.a.is_success() {
             let at = self.a.occurred_at;
-            add_success(&mut self.source.change().successes, at);
+            add_success(&mut self.source_windows().successes, at);
             add_success(&mut self.traffic.change().successes, at);
         }
         let heard = Heard { at: self.a.occurred_at, failed: self.counts, account: self.account, source: None };
-        hear(&mut self.source.change().tallies, &env.plan.address_windows, heard);
+        hear(&mut self.source_windows().tallies, &env.plan.address_windows, heard);
         let source = env.plan.network_sources.then(|| env.source(self.a.source));
-        hear(&mut self.network.change().tallies, &env.plan.network_windows, Heard { source, ..heard });
+        hear(&mut self.network_windows().tallies, &env.plan.network_windows, Heard { source, ..heard });
         if self.a.is_success() && self.account.is_some() && self.known_pair.is_none() {
+            self.source_heard = true;
             self.source.change().enter(&self.a, env.plan.entry_memory_ms);
         }
     }
@@ -221,7 +218,7 @@ impl Scene {
             }
         }
         let cause = cause(is_spared || proxied.is_some());
-        let good_accounts = self.memory.good_behind_source(now, env.limits.good_age_ms);
+        let good_accounts = self.source.row.good.count(now, env.limits.good_age_ms);
         let was_blocked = self.source_dock.blocked_by(now).is_some();
         for playbook in &env.plan.address {
             let tally = tally(&self.source.row.tallies, playbook.over);
@@ -257,7 +254,7 @@ impl Scene {
         let blockable = network.is_blockable() && self.a.source.is_blockable() && !is_proxy;
         let cause = self.case.cause(&self.a.event_id, self.a.occurred_at, !blockable || task.exempt_entity(env, &who));
         let addresses_blocked = self.network.row.blocked.iter().filter(|(_, until)| *until > now).count() as u64;
-        let good_accounts = self.memory.good_in_network(now);
+        let good_accounts = self.network.row.good.count(now, 0);
         let was_blocked = self.network_dock.blocked_by(now).is_some();
         for playbook in &env.plan.network {
             let tally = tally(&self.network.row.tallies, playbook.over);
@@ -289,10 +286,11 @@ impl Scene {
     fn tell_network(&mut self, now: Millis) {
         let Some(until) = self.source_dock.blocked_by(now).map(|claim| claim.until) else { return };
         if !self.network.row.blocked.contains(&(self.a.source, until)) {
-            let blocked = &mut self.network.change().blocked;
-            blocked.retain(|(source, end)| *source != self.a.source && *end > now);
+            let source = self.a.source;
+            let blocked = &mut self.network_windows().blocked;
+            blocked.retain(|(held, end)| *held != source && *end > now);
             if blocked.len() < BLOCKED_MAX {
-                blocked.push((self.a.source, until));
+                blocked.push((source, until));
             }
         }
     }
@@ -305,12 +303,12 @@ impl Scene {
         }
         let now = task.now();
         let Some(verdict_id) = self.blocked_by(now).map(|claim| claim.verdict_id.clone()) else { return };
-        let entries = std::mem::take(&mut self.source.change().entries);
+        let entries = std::mem::take(&mut self.source_windows().entries);
         for entry in entries {
             if !entry.is_recent(self.a.arrived_at, env.plan.entry_memory_ms) {
                 continue;
             }
-            self.memory.unlearn(task, env, &self.a, &entry);
+            self.unlearn(task, env, &entry);
             let note = Note {
                 tenant: self.a.tenant.clone(),
                 account: entry.account,
@@ -329,8 +327,41 @@ impl Scene {
     /// Nothing is learnt from a source that is kept out: that success is flagged.
     fn remember_success(&mut self, task: &mut Task, env: &Env) {
         if let (true, Some(account), None) = (self.a.is_success(), self.account, self.blocked_by(task.now())) {
-            self.memory.learn(task, env, &self.a, account, self.case.state == AttackState::Calm);
+            let counts_as_good = learn_pair(task, env, &self.a, account, self.case.state == AttackState::Calm);
+            if counts_as_good {
+                let (now, memory_ms) = (task.now(), env.limits.pair_memory_ms);
+                if self.source.row.good.wants(account, now) {
+                    self.source.change().good.note(account, now, memory_ms);
+                }
+                if self.network.row.good.wants(account, now) {
+                    self.network.change().good.note(account, now, memory_ms);
+                }
+            }
         }
+    }
+
+    /// Takes back what an entry taught.
+    fn unlearn(&mut self, task: &mut Task, env: &Env, entry: &Entry) {
+        let account = env.account(&self.a.tenant, &entry.account);
+        unlearn_pair(task, env, &self.a, account);
+        if self.source.row.good.holds_since(account, entry.arrived_at) {
+            self.source.change().good.forget(account, entry.arrived_at);
+        }
+        if self.network.row.good.holds_since(account, entry.arrived_at) {
+            self.network.change().good.forget(account, entry.arrived_at);
+        }
+    }
+
+    /// The source's row, to have its windows changed.
+    fn source_windows(&mut self) -> &mut SourceRow {
+        self.source_heard = true;
+        self.source.change()
+    }
+
+    /// The network's row, to have its windows changed.
+    fn network_windows(&mut self) -> &mut NetworkRow {
+        self.network_heard = true;
+        self.network.change()
     }
 
     fn tell_site(&mut self, task: &mut Task, env: &Env, fx: &mut Effects) {
@@ -364,7 +395,7 @@ impl Scene {
     }
 
     /// Puts back what was taken, and passes the attempt on to the owner of its account with what is known here.
-    fn close(self, task: &mut Task, env: &Env, fx: &mut Effects) {
+    fn close(mut self, task: &mut Task, env: &Env, fx: &mut Effects) {
         let now = task.now();
         let blocked_by = self.blocked_by(now).map(|claim| claim.verdict_id.clone());
         let grace = env.limits.timing.grace_ms;
@@ -375,13 +406,20 @@ impl Scene {
         if carried.is_some_and(|[n]| n >= CARRIED_MIN / 2) {
             kept = kept.max(memory_ms(CARRIED_OVER_MS, grace));
         }
-        self.source.put(task, Row::Source, now.saturating_add(kept));
-        let blocked_to = self.network.row.blocked.iter().map(|(_, until)| *until).max().unwrap_or(now);
-        let kept_to = now.saturating_add(memory(&env.plan.network_windows)).max(blocked_to);
+        let memory_ms = env.limits.pair_memory_ms;
+        if self.source_heard {
+            self.source.row.forgotten_at = now.saturating_add(kept);
+        }
+        let kept_to = self.source.row.forgotten_at.max(self.source.row.good.kept_to(memory_ms));
+        self.source.put(task, Row::Source, kept_to);
+        if self.network_heard {
+            let blocked_to = self.network.row.blocked.iter().map(|(_, until)| *until).max().unwrap_or(now);
+            self.network.row.forgotten_at = now.saturating_add(memory(&env.plan.network_windows)).max(blocked_to);
+        }
+        let kept_to = self.network.row.forgotten_at.max(self.network.row.good.kept_to(memory_ms));
         self.network.put(task, Row::Network, kept_to);
-        let kept_to = now.saturating_add(memory_ms(CARRIED_OVER_MS, grace));
+        let kept_to = now.saturating_add(crate::window::memory_ms(CARRIED_OVER_MS, grace));
         self.traffic.put(task, Row::Traffic, kept_to);
-        self.memory.put(task, env);
         self.source_dock.put(task);
         self.network_dock.put(task);
         if self.a.account.is_empty() {
@@ -395,6 +433,16 @@ impl Scene {
 }
 
 impl SourceRow {
+    /// Forgets what is forgotten by `now`, each part at its own time, though the row was kept for the other.
+    fn forget(&mut self, now: Millis, memory_ms: Millis) {
+        if self.good.kept_to(memory_ms) <= now {
+            self.good = GoodRow::default();
+        }
+        if self.forgotten_at <= now {
+            *self = SourceRow { good: std::mem::take(&mut self.good), ..SourceRow::default() };
+        }
+    }
+
     /// Remembers whom a stranger entered.
     fn enter(&mut self, a: &Attempt, memory_ms: Millis) {
         self.entries.retain(|entry| entry.is_recent(a.arrived_at, memory_ms));
@@ -407,6 +455,18 @@ impl SourceRow {
             at: a.occurred_at,
             arrived_at: a.arrived_at,
         });
+    }
+}
+
+impl NetworkRow {
+    /// As [`SourceRow::forget`].
+    fn forget(&mut self, now: Millis, memory_ms: Millis) {
+        if self.good.kept_to(memory_ms) <= now {
+            self.good = GoodRow::default();
+        }
+        if self.forgotten_at <= now {
+            *self = NetworkRow { good: std::mem::take(&mut self.good), ..NetworkRow::default() };
+        }
     }
 }
 

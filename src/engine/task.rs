@@ -72,7 +72,6 @@ impl Task {
                 | Row::Source(_)
                 | Row::Network(_)
                 | Row::Pair(_)
-                | Row::Good(_)
                 | Row::Standing(_)
                 | Row::Account(_)
                 | Row::Familiar(_)
@@ -324,8 +323,8 @@ impl Task {
 
     /// Everything changed since the last call, for one commit.
     pub fn seal(&mut self, env: &Env) -> Vec<Write> {
-        let (pack, gone) = self.seen.seal(self.now(), env.limits.seen_ms());
-        if let Some((number, pack)) = pack {
+        let (packs, gone) = self.seen.seal(self.now(), env.limits.seen_ms());
+        for (number, pack) in packs {
             self.view.put(Key::seen(number), Row::Seen(pack), Millis::MAX);
         }
         for number in gone {
@@ -348,6 +347,12 @@ impl Task {
     #[must_use]
     pub fn dirty_len(&self) -> usize {
         self.view.dirty_len()
+    }
+
+    /// Rows in hand.
+    #[must_use]
+    pub fn held_len(&self) -> usize {
+        self.view.len()
     }
 
     /// Lets go of rows that need not stay in hand, beyond `kept_max`. It changes no result.

@@ -29,6 +29,8 @@ pub struct View {
     dirty: Vec<Key>,
     /// There is no store behind it: what it does not hold does not exist.
     is_whole: bool,
+    /// The changelog may hold rows that the store never got.
+    is_doubted: bool,
     unread: Cell<u64>,
 }
 
@@ -137,8 +139,13 @@ impl View {
         }
     }
 
+    /// From now on the changelog is taken to hold rows that the store does not: what came and went is removed as well.
+    pub fn doubt(&mut self) {
+        self.is_doubted = true;
+    }
+
     /// Changed rows in the order of their first change: key, and bytes or `None` for a removal. What came and went
-    /// since the last time is not among them.
+    /// since the last time is not among them, unless there is a doubt.
     pub fn drain_dirty(&mut self) -> Vec<(Key, Option<Vec<u8>>)> {
         let keys = std::mem::take(&mut self.dirty);
         let mut writes = Vec::with_capacity(keys.len());
@@ -151,7 +158,7 @@ impl View {
                     // The task holds it in its own form.
                     self.slots.remove(&key);
                 }
-                if bytes.is_some() || was_stored {
+                if bytes.is_some() || was_stored || self.is_doubted {
                     writes.push((key, bytes));
                 }
             }
@@ -162,6 +169,12 @@ impl View {
     /// Drops rows that expired by `now`: for a view that is the whole store.
     pub fn sweep(&mut self, now: Millis) {
         self.slots.retain(|_, slot| slot.row.is_some() && slot.expires_at > now);
+    }
+
+    /// How many rows are in hand, those that are known to be absent among them.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len()
     }
 
     /// How many rows are changed and not yet drained.

@@ -55,11 +55,32 @@ pub struct KafkaOptions {
     pub topics: Vec<String>,
     /// Changelog topics: the ends of what was written to them are told by a commit.
     pub changelogs: BTreeSet<String>,
-    /// Without it a restart leaves the group and joins it anew.
-    pub static_membership: bool,
+    pub membership: Membership,
     /// Whether the cluster aborts transactions. Where it does not, what should be aborted ends the loop instead.
     pub may_abort: bool,
 }
+
+/// How a loop is a member of its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Membership {
+    pub protocol: GroupProtocol,
+    /// The member is the same one after a restart: its tasks wait for it for a session, and nobody else's move. Without
+    /// it a stop leaves the group at once and a start joins it anew.
+    pub is_static: bool,
+}
+
+/// Who decides which member gets which partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// One of the members does, and all wait for each other. A member that is silent for a session is out.
+    Classic { session_timeout: Duration },
+    /// The broker does (KIP-848), member by member; the length of a session is the broker's as well.
+    Consumer,
+}
+
+/// Between two heartbeats of a classic member: a tenth of its session, within these limits. Members learn from the answers
+/// that partitions are to move, and the partitions stand still until the last member has learnt it.
+const HEARTBEAT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(1_000));
 
 /// The client.
 pub struct KafkaLog {
@@ -340,6 +361,32 @@ impl KafkaLog {
         Ok(())
     }
 
+    /// The next record of some partition is gone: which one, and how somebody can decide to go on without.
+    fn not_there(&self, error: &KafkaError) -> Error {
+        let gone = self.next.iter().filter_map(|(part, next)| {
+            let (low, high) = self.consumer.fetch_watermarks(&part.topic, part.partition, ASK_MAX).ok()?;
+            if *next < low {
+                Some(format!(
+                    "{part}: the next record to be read is {next}, and the topic begins at {low}: what lies between was \
+                     deleted before it was read. To go on without it, start once with: portcullis run --skip-lost-input; \
+                     to keep records longer, raise retention.ms of the topic"
+                ))
+            } else if *next > high {
+                let (group, bootstrap) = (&self.options.group, &self.options.client.bootstrap);
+                Some(format!(
+                    "{part}: the next record to be read is {next}, and the topic ends at {high}: it was made anew, or lost \
+                     records. To read what is there, type: kafka-consumer-groups.sh --bootstrap-server {bootstrap} \
+                     --group {group} --topic {}:{} --reset-offsets --to-earliest --execute",
+                    part.topic, part.partition
+                ))
+            } else {
+                None
+            }
+        });
+        let gone: Vec<String> = gone.collect();
+        Error::Kafka(if gone.is_empty() { error.to_string() } else { gone.join("\n") })
+    }
+
     fn give_up(&mut self, why: String) -> Result<Outcome, Error> {
         // An abort that fails leaves the producer in a state that cannot be repaired; a new one ends it as well.
         self.abort()?;
@@ -378,7 +425,13 @@ impl Log for KafkaLog {
                 self.heard.extend(self.next.keys().filter(|part| part.partition == partition).cloned());
                 Ok(Polled::Idle)
             }
-            Some(Err(error)) => poll_failed(&error),
+            Some(Err(error)) => match (self.consumer.client().fatal_error(), error.rdkafka_error_code()) {
+                (Some((code, text)), _) => Err(beyond_repair(code, &text)),
+                (None, Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)) => {
+                    Err(self.not_there(&error))
+                }
+                (None, _) => poll_failed(&error),
+            },
         }
     }
 
@@ -618,7 +671,7 @@ impl Log for KafkaLog {
 
     fn close(&mut self) {
         self.consumer.context().closing.store(true, Ordering::Relaxed);
-        if !self.options.static_membership {
+        if !self.options.membership.is_static {
             self.consumer.unsubscribe();
         }
     }
@@ -631,13 +684,32 @@ impl Drop for KafkaLog {
     }
 }
 
+/// What a client ended with.
+fn beyond_repair(code: RDKafkaErrorCode, text: &str) -> Error {
+    const FENCED: [RDKafkaErrorCode; 2] = [RDKafkaErrorCode::FencedInstanceId, RDKafkaErrorCode::UnreleasedInstanceId];
+    const OLD: [RDKafkaErrorCode; 2] = [RDKafkaErrorCode::UnsupportedVersion, RDKafkaErrorCode::UnsupportedFeature];
+    if FENCED.contains(&code) {
+        Error::Fenced(text.to_owned())
+    } else if OLD.contains(&code) {
+        Error::Setup(format!(
+            "the broker does not offer group_protocol consumer (KIP-848; Kafka 4.0 has it, with the feature group.version \
+             at 1): {text}\nset group_protocol: classic, or type: kafka-features.sh upgrade --feature group.version=1"
+        ))
+    } else if code == RDKafkaErrorCode::UnsupportedAssignor {
+        Error::Setup(format!(
+            "the broker does not offer the assignor `uniform`: {text}\nadd it to group.consumer.assignors of the broker, \
+             or set group_protocol: classic"
+        ))
+    } else if code == RDKafkaErrorCode::GroupAuthorizationFailed {
+        Error::Setup(format!("{text}: grant what `portcullis topics acls --role run` lists"))
+    } else {
+        Error::Kafka(format!("the client is beyond repair: {text}"))
+    }
+}
+
 /// An answer of polling that is no record: most are over by the next poll.
 fn poll_failed(error: &KafkaError) -> Result<Polled, Error> {
     match error.rdkafka_error_code() {
-        Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => Err(Error::Kafka(format!(
-            "{error}: records that were not read yet are gone from the topic; raise its retention. To go on, set the \
-             group's offsets with kafka-consumer-groups.sh"
-        ))),
         Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed) => {
             Err(Error::Kafka(format!("{error}: grant what `portcullis topics acls` lists")))
         }
@@ -672,27 +744,38 @@ fn list(offsets: &[(Part, i64)]) -> Result<TopicPartitionList, KafkaError> {
 }
 
 fn consumer_config(options: &KafkaOptions) -> Result<ClientConfig, Error> {
-    let mut config = options.client.config(
-        &[
-            ("session.timeout.ms", "10000"),
-            ("max.poll.interval.ms", "300000"),
-            ("fetch.wait.max.ms", "50"),
-            ("fetch.queue.backoff.ms", "10"),
-            ("fetch.message.max.bytes", "1048576"),
-            ("queued.min.messages", "20000"),
-            ("queued.max.messages.kbytes", "16384"),
-        ],
-        &[
-            ("group.id", &options.group),
-            ("isolation.level", "read_committed"),
-            ("enable.auto.commit", "false"),
-            ("enable.auto.offset.store", "false"),
-            ("auto.offset.reset", "error"),
-            ("enable.partition.eof", "true"),
-            ("partition.assignment.strategy", "cooperative-sticky"),
-        ],
-    )?;
-    if options.static_membership {
+    let mut defaults = vec![
+        ("max.poll.interval.ms", "300000"),
+        ("fetch.wait.max.ms", "50"),
+        ("fetch.queue.backoff.ms", "10"),
+        ("fetch.message.max.bytes", "1048576"),
+        ("queued.min.messages", "20000"),
+        ("queued.max.messages.kbytes", "16384"),
+    ];
+    let mut fixed = vec![
+        ("group.id", options.group.as_str()),
+        ("isolation.level", "read_committed"),
+        ("enable.auto.commit", "false"),
+        ("enable.auto.offset.store", "false"),
+        ("auto.offset.reset", "error"),
+        ("enable.partition.eof", "true"),
+    ];
+    let (session, heartbeat);
+    match options.membership.protocol {
+        GroupProtocol::Classic { session_timeout } => {
+            let (least, most) = HEARTBEAT;
+            session = session_timeout.as_millis().to_string();
+            heartbeat = (session_timeout / 10).clamp(least, most).as_millis().to_string();
+            defaults.extend([("session.timeout.ms", session.as_str()), ("heartbeat.interval.ms", heartbeat.as_str())]);
+            fixed.extend([("group.protocol", "classic"), ("partition.assignment.strategy", "cooperative-sticky")]);
+        }
+        // Sessions and heartbeats are the broker's; the client refuses to be told.
+        GroupProtocol::Consumer => {
+            fixed.extend([("group.protocol", "consumer"), ("group.remote.assignor", "uniform")]);
+        }
+    }
+    let mut config = options.client.config(&defaults, &fixed)?;
+    if options.membership.is_static {
         config.set("group.instance.id", &options.member);
     }
     Ok(config)
@@ -701,7 +784,7 @@ fn consumer_config(options: &KafkaOptions) -> Result<ClientConfig, Error> {
 fn producer_config(options: &KafkaOptions) -> Result<ClientConfig, Error> {
     options.client.config(
         &[
-            ("linger.ms", "5"),
+            ("linger.ms", "20"),
             ("batch.size", "1000000"),
             ("batch.num.messages", "10000"),
             ("compression.codec", "lz4"),

@@ -11,6 +11,7 @@ pub mod follow;
 pub mod kafka;
 pub mod memory;
 pub mod metric;
+pub mod model;
 mod opening;
 mod outbox;
 mod progress;

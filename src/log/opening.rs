@@ -41,9 +41,10 @@ impl Opening {
         let rows = stores.open(stage, part.partition)?;
         let held = rows.meta()?;
         if let Some(held) = &held {
-            check_same(held, &fresh, &part)?;
+            check_same(held, &fresh, &part, stage)?;
         }
-        let is_new = held.is_none();
+        // A store that read a changelog without a checkpoint, of markers and what was aborted, has a position all the same.
+        let is_new = held.as_ref().is_none_or(|held| held.checkpoints == 0);
         let meta = held.unwrap_or(fresh);
         let from = meta.changelog_offset;
         log.restore(&changelog, from)?;
@@ -59,7 +60,7 @@ impl Opening {
         if key == POSITION_KEY {
             let Some(value) = value else { return Err(self.corrupt("its position is a tombstone")) };
             let position = Meta::decode(value).map_err(|e| self.corrupt(&e.to_string()))?;
-            check_same(&position, &self.meta, &self.part)?;
+            check_same(&position, &self.meta, &self.part, self.stage)?;
             self.meta = Meta { changelog_offset: self.meta.changelog_offset, ..position };
             self.is_new = false;
             return Ok(());
@@ -111,6 +112,10 @@ impl Opening {
                 tracing::info!(part = %self.part, records = self.read, "state restored");
             }
         }
+        if self.committed.is_some() == self.is_new {
+            // It was asked for before the end of the changelog was: whoever had the task then may have gone on since.
+            self.committed = log.committed(std::slice::from_ref(&self.part))?.first().copied().flatten();
+        }
         let at = match (self.committed, self.is_new) {
             (None, true) => {
                 self.meta.input_offset = log.beginning(&self.part)?;
@@ -140,14 +145,16 @@ impl Opening {
 }
 
 /// What the state must have been written under.
-fn check_same(held: &Meta, fresh: &Meta, part: &Part) -> Result<(), Error> {
+fn check_same(held: &Meta, fresh: &Meta, part: &Part, stage: Stage) -> Result<(), Error> {
     if held.application_id != fresh.application_id {
         return Err(Error::Setup(format!("{part}: the state belongs to application `{}`", held.application_id)));
     }
-    if held.partitions != fresh.partitions {
+    // Whoever publishes may add partitions to the input: nothing of intake is placed by them.
+    if stage != Stage::Intake && held.partitions != fresh.partitions {
         return Err(Error::Setup(format!(
-            "{part}: the state was made for {} partitions, the topic has {}; keys lie elsewhere now. Give the topic its \
-             old count back, or start over under another application_id",
+            "{part}: the state was made for {} partitions, the topic has {}; keys lie elsewhere now, and Kafka takes no \
+             partition away. Start over under another name: portcullis topics apply --application-id NAME, and the same \
+             for run",
             held.partitions, fresh.partitions
         )));
     }

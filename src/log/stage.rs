@@ -130,6 +130,8 @@ pub struct StageLoop<L> {
     /// Places on which steps panicked, and how often; those that are set aside.
     panics: BTreeMap<Place, u32>,
     poison: BTreeSet<Place>,
+    /// Somebody said to go on without what was deleted before it was read.
+    skips_lost_input: bool,
 }
 
 impl<L> fmt::Debug for StageLoop<L> {
@@ -158,8 +160,17 @@ impl<L: Log> StageLoop<L> {
             was_idle: [true; 2],
             panics: BTreeMap::new(),
             poison: BTreeSet::new(),
+            skips_lost_input: false,
             of,
         }
+    }
+
+    /// Goes on where input begins, should some of it have been deleted before it was read or replayed; without this, such
+    /// a gap ends the loop.
+    #[must_use]
+    pub fn skip_lost_input(mut self) -> Self {
+        self.skips_lost_input = true;
+        self
     }
 
     /// Commits what is in hand, saves and closes every task and leaves the group.
@@ -294,7 +305,10 @@ impl<L: Log> StageLoop<L> {
         let mut from = Vec::with_capacity(ready.len());
         for (part, end) in ready {
             let Some(opening) = self.opening.remove(&part) else { continue };
-            let running = opening.finish(&mut self.log, end, &self.of.progress)?;
+            let mut running = opening.finish(&mut self.log, end, &self.of.progress)?;
+            if self.skips_lost_input {
+                running.skip_to(self.log.beginning(&part)?);
+            }
             from.push((part.clone(), running.next));
             self.opened(part, running);
         }
@@ -518,16 +532,26 @@ impl<L: Log> StageLoop<L> {
                 running.save(checkpoint, ends.get(&checkpoint.changelog).copied(), now)?;
             }
         }
-        let rows_max = self.of.options.rows_in_hand / self.tasks.len().max(1);
-        for part in saved.keys() {
-            if let Some(running) = self.tasks.get_mut(part) {
-                running.task.trim_to(rows_max);
-            }
-        }
+        self.trim(saved);
         super::metric::committed(&self.counts, self.of.clock.elapsed().saturating_sub(self.committed_at));
         self.of.progress.committed(&std::mem::take(&mut self.counts));
         self.show();
         Ok(())
+    }
+
+    /// Lets go of rows when all tasks together hold too many; each keeps its share.
+    fn trim(&mut self, saved: &BTreeMap<Part, Checkpoint>) {
+        let held: usize = self.tasks.values().map(|running| running.task.held_len()).sum();
+        if held <= self.of.options.rows_in_hand {
+            return;
+        }
+        let share = self.of.options.rows_in_hand as f64 / held as f64;
+        for part in saved.keys() {
+            if let Some(running) = self.tasks.get_mut(part) {
+                let rows = running.task.held_len() as f64 * share;
+                running.task.trim_to(rows as usize);
+            }
+        }
     }
 
     fn show(&self) {
@@ -558,7 +582,16 @@ impl<L: Log> StageLoop<L> {
         self.log.recreate()?;
         let parts: Vec<Part> = offsets.iter().map(|(part, _)| part.clone()).collect();
         let found = self.log.committed(&parts)?;
-        let happened = offsets.iter().zip(&found).all(|((_, ours), found)| *found == Some(*ours));
+        let has_moved = |(part, ours): &(Part, i64)| self.tasks.get(part).is_some_and(|of| of.committed != *ours);
+        let tells = offsets.iter().any(has_moved);
+        if !tells {
+            // Offsets that did not move say nothing. A commit of ticks and checkpoints alone counts as one that did not
+            // happen; should it have, the next checkpoint says the same once more.
+            for (_, running) in self.tasks.iter_mut().filter(|(part, _)| saved.contains_key(*part)) {
+                running.doubt();
+            }
+        }
+        let happened = tells && offsets.iter().zip(&found).all(|((_, ours), found)| *found == Some(*ours));
         if happened {
             // Where the changelog ended is not known; restoring a little more than needed changes nothing.
             return self.apply(offsets, saved, &[]);

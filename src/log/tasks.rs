@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::outbox::Outbox;
 use super::{Clock, Error, Incoming, Log, Outgoing, Part, Place, Schemas};
-use crate::engine::frame::FrameReader;
+use crate::engine::frame::{FrameReader, FrameWriter, item_bytes};
 use crate::engine::{ControlChange, Counter, Counts, Effects, Env, Input, Item, Key, Raw, Task, Write};
 use crate::event::wire::{Encoding, decode_output, encoding_of};
 use crate::event::{AttackStatus, Exemption, Millis, Reason, Reject};
@@ -82,11 +82,15 @@ pub(super) struct Running {
     pub(super) touched: bool,
     /// Something happened since the last checkpoint.
     unsaved: bool,
+    /// A checkpoint was tried of which nobody knows whether the changelog has it. The next one covers the same rows.
+    doubtful: bool,
     /// Process time of the last tick (intake).
     pub(super) ticked_at: Millis,
     /// When the last checkpoint was made.
     saved_at: Duration,
     effects: Effects,
+    /// Kept for its memory.
+    keys: Vec<Key>,
 }
 
 /// A store with its position.
@@ -135,7 +139,13 @@ impl Running {
         committed: Option<i64>,
         part: &Part,
     ) -> Result<Running, Error> {
-        let task = Task::open(stage, state::read_singletons(rows.as_ref())?);
+        let rows_in_hand = state::read_singletons(rows.as_ref()).map_err(|e| {
+            Error::Setup(format!(
+                "{part}: {e}. With the instance stopped, remove {stage}/{} from its state folder: the changelog restores it",
+                part.partition
+            ))
+        })?;
+        let task = Task::open(stage, rows_in_hand);
         let saved = meta.input_offset;
         if committed.is_some_and(|committed| committed < saved) {
             tracing::warn!(%part, state = saved, ?committed, "the group's offset was set back behind the state");
@@ -150,9 +160,11 @@ impl Running {
             committed: committed.unwrap_or(saved),
             touched: false,
             unsaved: false,
+            doubtful: false,
             ticked_at: Millis::MIN,
             saved_at: Duration::ZERO,
             effects: Effects::default(),
+            keys: Vec::new(),
         })
     }
 
@@ -167,10 +179,27 @@ impl Running {
             committed: next,
             touched: false,
             unsaved: false,
+            doubtful: false,
             ticked_at: Millis::MIN,
             saved_at: Duration::ZERO,
             effects: Effects::default(),
+            keys: Vec::new(),
         }
+    }
+
+    /// Goes on at the first offset that its input still holds, when that lies behind its own.
+    pub(super) fn skip_to(&mut self, beginning: i64) {
+        let Some(kept) = &mut self.store else { return };
+        if self.next >= beginning {
+            return;
+        }
+        tracing::warn!(part = %self.part, from = self.next, to = beginning, "input is gone; going on without it, as told");
+        self.next = beginning;
+        self.committed = self.committed.max(beginning);
+        kept.meta.input_offset = kept.meta.input_offset.max(beginning);
+        // The next start finds no gap.
+        self.touched = true;
+        self.unsaved = true;
     }
 
     /// Forgets everything since the last checkpoint; what was committed since then is replayed.
@@ -180,10 +209,18 @@ impl Running {
             None => (Vec::new(), self.committed),
         };
         self.task = Task::open(self.task.stage(), rows);
+        if self.doubtful {
+            self.task.view_mut().doubt();
+        }
         self.next = saved.min(self.committed);
         self.touched = false;
         self.unsaved = false;
         Ok(())
+    }
+
+    /// A checkpoint of it was tried, and nobody knows whether it is in the changelog.
+    pub(super) fn doubt(&mut self) {
+        self.doubtful = true;
     }
 
     /// How much is still to be replayed: the next offset, and where it ends.
@@ -245,50 +282,53 @@ impl Running {
     }
 
     fn frames(&mut self, around: &Around<'_>, records: &[Incoming], out: &mut Out<'_>) -> Result<(), Error> {
-        let inputs = self.inputs(around, records, out)?;
-        let mut keys = Vec::new();
-        for (_, input) in &inputs {
-            self.task.reads(around.env, input, &mut keys);
-        }
-        self.load(keys)?;
-        for (cause, input) in inputs {
-            self.feed_due(around, &input, out)?;
-            self.step(around, input, &cause, out)?;
+        // One frame at a time: its rows are asked for together, and are still in the processor's cache when they are used.
+        for record in records {
+            let inputs = self.inputs(around, record, out)?;
+            let mut keys = std::mem::take(&mut self.keys);
+            keys.clear();
+            for (_, input) in &inputs {
+                self.task.reads(around.env, input, &mut keys);
+            }
+            self.load(&mut keys)?;
+            self.keys = keys;
+            for (cause, input) in inputs {
+                self.feed_due(around, &input, out)?;
+                self.step(around, input, &cause, out)?;
+            }
         }
         Ok(())
     }
 
-    /// The items of frames. What does not read, and what made a step panic again and again, is set aside.
+    /// The items of a frame. What does not read, and what made a step panic again and again, is set aside.
     fn inputs<'a>(
         &self,
         around: &Around<'_>,
-        records: &'a [Incoming],
+        record: &'a Incoming,
         out: &mut Out<'_>,
     ) -> Result<Vec<(Cause<'a>, Input<'static>)>, Error> {
         let stage = self.task.stage();
-        let mut inputs = Vec::new();
-        for record in records {
-            let items = match FrameReader::new(record.value.as_deref().unwrap_or_default()) {
-                Ok(items) => items,
-                Err(reject) => {
+        let items = match FrameReader::new(record.value.as_deref().unwrap_or_default()) {
+            Ok(items) => items,
+            Err(reject) => {
+                out.broken(&reject, stage, record, None)?;
+                return Ok(Vec::new());
+            }
+        };
+        let mut inputs = Vec::with_capacity(FrameWriter::ITEMS_MAX);
+        for (number, item) in items.enumerate() {
+            let cause = Cause::Item(record, number);
+            if !around.poison.is_empty() && around.poison.contains(&cause.place(&self.part)) {
+                self.set_aside(record, item.ok().map(|item| item_bytes(&item)), out)?;
+                continue;
+            }
+            match item.map(|item| input_of(stage, item)) {
+                Ok(Some(input)) => inputs.push((cause, input)),
+                Ok(None) => {
+                    let reject = Reject::new(Reason::BrokenFrame, "an item that this stage does not take");
                     out.broken(&reject, stage, record, None)?;
-                    continue;
                 }
-            };
-            for (number, item) in items.enumerate() {
-                let cause = Cause::Item(record, number);
-                if !around.poison.is_empty() && around.poison.contains(&cause.place(&self.part)) {
-                    self.set_aside(record, item.ok().map(|item| crate::engine::frame::item_bytes(&item)), out)?;
-                    continue;
-                }
-                match item.map(|item| input_of(stage, item)) {
-                    Ok(Some(input)) => inputs.push((cause, input)),
-                    Ok(None) => {
-                        let reject = Reject::new(Reason::BrokenFrame, "an item that this stage does not take");
-                        out.broken(&reject, stage, record, None)?;
-                    }
-                    Err((reject, bytes)) => out.broken(&reject, stage, record, Some(bytes))?,
-                }
+                Err((reject, bytes)) => out.broken(&reject, stage, record, Some(bytes))?,
             }
         }
         Ok(inputs)
@@ -318,7 +358,7 @@ impl Running {
             for (at, what) in &due {
                 self.task.reads(around.env, &Input::Due(*at, what.clone()), &mut keys);
             }
-            self.load(keys)?;
+            self.load(&mut keys)?;
             for (at, what) in due {
                 let cause = Cause::Due(at, what.clone());
                 if !around.poison.is_empty() && around.poison.contains(&cause.place(&self.part)) {
@@ -338,14 +378,19 @@ impl Running {
         self.step(around, Input::Tick(at), &Cause::Tick, out)
     }
 
-    fn load(&mut self, mut keys: Vec<Key>) -> Result<(), Error> {
+    /// Has the rows of these keys in hand.
+    fn load(&mut self, keys: &mut Vec<Key>) -> Result<(), Error> {
         let Some(kept) = &self.store else { return Ok(()) };
         let view = self.task.view_mut();
         keys.retain(|key| !view.holds(key));
+        if keys.is_empty() {
+            return Ok(());
+        }
         keys.sort_unstable();
         keys.dedup();
-        for (key, row) in keys.iter().zip(state::read_rows(kept.rows.as_ref(), &keys)?) {
-            view.load(key.clone(), row);
+        let rows = state::read_rows(kept.rows.as_ref(), keys)?;
+        for (key, row) in keys.drain(..).zip(rows) {
+            view.load(key, row);
         }
         Ok(())
     }
@@ -426,6 +471,7 @@ impl Running {
         kept.meta = Meta { changelog_offset, ..saved.meta.clone() };
         kept.rows.apply(&saved.writes, &kept.meta)?;
         self.unsaved = false;
+        self.doubtful = false;
         self.saved_at = now;
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! in one write. So it always holds a committed prefix: a crash, an abort or a fence costs a rewind, never a wipe.
 
 mod folder;
+pub mod inspect;
 mod memory;
 mod meta;
 mod rocks;

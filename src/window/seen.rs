@@ -30,7 +30,7 @@ struct Print {
     age_s: u32,
 }
 
-/// Fingerprints taken in one commit: one row of the state.
+/// Fingerprints taken between two checkpoints, or some of them: one row of the state.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SeenPack {
     /// Stream time of the newest, in whole seconds.
@@ -58,6 +58,9 @@ pub struct Seen {
 impl Seen {
     /// Most fingerprints of one task: 16 bytes each in memory twice over. Beyond it the oldest pack goes early.
     pub const PRINTS_MAX: usize = 4_000_000;
+
+    /// Most fingerprints of one row, which has to fit into a record of the changelog: 18 bytes each at most.
+    pub const PACK_PRINTS_MAX: usize = 16_384;
 
     /// Rebuilds from the packs of the state, in the order of their numbers.
     #[must_use]
@@ -100,13 +103,13 @@ impl Seen {
         self.open.push((id, known));
     }
 
-    /// Closes the open pack for a commit and drops the packs that are older than `keep_ms` at `stream_time`: the new
-    /// row, and the numbers of the rows to remove.
-    pub fn seal(&mut self, stream_time: Millis, keep_ms: Millis) -> (Option<(u64, SeenPack)>, Vec<u64>) {
-        let mut sealed = None;
-        if !self.open.is_empty() {
-            let pack = SeenPack::of(&std::mem::take(&mut self.open));
-            sealed = Some((self.next_pack, pack.clone()));
+    /// Packs what was taken since the last time, and drops the packs that are older than `keep_ms` at `stream_time`: the
+    /// new rows, and the numbers of the rows to remove.
+    pub fn seal(&mut self, stream_time: Millis, keep_ms: Millis) -> (Vec<(u64, SeenPack)>, Vec<u64>) {
+        let mut sealed = Vec::new();
+        for prints in std::mem::take(&mut self.open).chunks(Self::PACK_PRINTS_MAX) {
+            let pack = SeenPack::of(prints);
+            sealed.push((self.next_pack, pack.clone()));
             self.packs.push_back((self.next_pack, pack));
             self.next_pack += 1;
         }
@@ -126,10 +129,8 @@ impl Seen {
             gone.push(*number);
             self.packs.pop_front();
         }
-        // A pack that came and went within one commit needs no row.
-        if sealed.as_ref().is_some_and(|(number, _)| gone.contains(number)) {
-            sealed = None;
-        }
+        // A pack that came and went at once needs no row.
+        sealed.retain(|(number, _)| !gone.contains(number));
         (sealed, gone)
     }
 }

@@ -8,9 +8,11 @@
 //! client may do at least.
 
 mod acls;
+mod changelog;
 mod cluster;
 mod difference;
 
 pub use acls::{Acl, Operation, Pattern, Resource, Role, acls, commands};
+pub use changelog::{ChangelogReader, TakeRecord};
 pub use cluster::{ClusterAdmin, Done};
 pub use difference::{Cluster, Difference, Fix, FoundTopic, SettingDifference, What, compare};

@@ -94,17 +94,7 @@ impl Installed {
 
     /// Asks the job; status 0 when nobody answers.
     pub fn get(&self, path: &str) -> (u16, String) {
-        use std::io::{Read, Write};
-        let ask = || -> std::io::Result<(u16, String)> {
-            let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.listen))?;
-            stream.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
-            write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            let status = answer.get(9..12).and_then(|code| code.parse().ok()).unwrap_or(0);
-            Ok((status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()))
-        };
-        ask().unwrap_or_default()
+        super::http(self.listen, path)
     }
 
     /// A counter of the job, as committed.

@@ -42,7 +42,12 @@ impl Kafka {
     /// A broker of one's own that allows everything at [`bootstrap`](Self::bootstrap), and at
     /// [`guarded`](Self::guarded) what ACLs allow to these users: SASL PLAIN, the password is `<user>-password`.
     pub fn start_guarded(users: &[&str]) -> Kafka {
-        Kafka::try_start_with(users).unwrap_or_else(|error| panic!("{error}"))
+        Kafka::try_start_with(users, &[]).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// A broker of one's own with other levels of its features than it comes with: `group.version=0`.
+    pub fn start_with_features(features: &[&str]) -> Kafka {
+        Kafka::try_start_with(&[], features).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// `host:port`, for `bootstrap.servers`.
@@ -56,14 +61,14 @@ impl Kafka {
     }
 
     fn try_start() -> Result<Kafka, String> {
-        Kafka::try_start_with(&[])
+        Kafka::try_start_with(&[], &[])
     }
 
-    fn try_start_with(users: &[&str]) -> Result<Kafka, String> {
+    fn try_start_with(users: &[&str], features: &[&str]) -> Result<Kafka, String> {
         let libs = libs()?;
         let mut last = String::new();
         for _ in 0..ATTEMPTS_MAX {
-            match Kafka::try_start_once(&libs, users) {
+            match Kafka::try_start_once(&libs, users, features) {
                 Ok(kafka) => return Ok(kafka),
                 // Somebody took the port between our asking and the broker's binding.
                 Err(error) if error.contains("Address already in use") => last = error,
@@ -74,7 +79,7 @@ impl Kafka {
     }
 
     /// Nothing is deleted for its age: tests write records with the times of 2019.
-    fn try_start_once(libs: &str, users: &[&str]) -> Result<Kafka, String> {
+    fn try_start_once(libs: &str, users: &[&str], features: &[&str]) -> Result<Kafka, String> {
         let [port, controller_port, guarded_port] = free_ports();
         let folder = folder("portcullis-kafka-");
         let (data, properties, log4j) =
@@ -87,12 +92,15 @@ impl Kafka {
         // Two Java programs in one command, so that one keeper holds both.
         let script = r#"
 libs=$1 folder=$2
+shift 2
 java -Xmx256m "-Dlog4j2.configurationFile=$folder/log4j2.properties" -cp "$libs/*" kafka.tools.StorageTool \
-    format --cluster-id=portcullis-tests-00000 --config "$folder/server.properties" || exit 1
+    format --cluster-id=portcullis-tests-00000 --config "$folder/server.properties" "$@" || exit 1
 exec java -Xmx512m "-Dlog4j2.configurationFile=$folder/log4j2.properties" -cp "$libs/*" kafka.Kafka "$folder/server.properties"
 "#;
         let path = folder.display().to_string();
-        let mut server = Kept::start(folder, EndBy::Kill, ["sh", "-c", script, "kafka", libs, &path]);
+        let features: Vec<&str> = features.iter().flat_map(|feature| ["--feature", feature]).collect();
+        let mut server =
+            Kept::start(folder, EndBy::Kill, [&["sh", "-c", script, "kafka", libs, &path], &features[..]].concat());
         let bootstrap = format!("127.0.0.1:{port}");
         let give_up = Instant::now() + START_MAX;
         let why = until(START_MAX * 2, "Kafka to start or to fail", || {

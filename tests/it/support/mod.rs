@@ -6,14 +6,22 @@ pub mod chaos_check;
 pub mod chaos_faults;
 pub mod chaos_traffic;
 pub mod core;
+pub mod fleet;
 pub mod job;
 pub mod kafka;
 pub mod kept;
+pub mod model_rig;
 pub mod nginx;
 pub mod oracle;
 pub mod proxy;
 pub mod records;
 pub mod registry;
+pub mod simulation_dice;
+pub mod simulation_log;
+pub mod simulation_oracle;
+pub mod simulation_traffic;
+pub mod simulation_weather;
+pub mod simulation_world;
 pub mod stages;
 
 use std::path::Path;
@@ -50,6 +58,21 @@ pub fn free_ports<const N: usize>() -> [u16; N] {
     let listeners: [std::net::TcpListener; N] =
         std::array::from_fn(|_| std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a loopback port"));
     listeners.map(|listener| listener.local_addr().expect("its address").port())
+}
+
+/// Asks a port of this machine; status 0 when nobody answers.
+pub fn http(port: u16, path: &str) -> (u16, String) {
+    use std::io::{Read, Write};
+    let ask = || -> std::io::Result<(u16, String)> {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let status = answer.get(9..12).and_then(|code| code.parse().ok()).unwrap_or(0);
+        Ok((status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()))
+    };
+    ask().unwrap_or_default()
 }
 
 /// The last lines of a log, for the text of a panic.

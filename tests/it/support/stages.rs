@@ -57,7 +57,8 @@ impl Disks {
 /// The schema id that makes a step panic, as a defect would.
 pub const PANICKING: u32 = 13;
 
-struct Bundled;
+/// Knows the schema that this build bundles, under the id 1.
+pub struct Bundled;
 
 impl Schemas for Bundled {
     fn writer(&self, id: u32) -> Option<Arc<WriterSchema>> {
@@ -75,7 +76,11 @@ pub struct Installation {
     clock: Arc<TestClock>,
     pub progress: Arc<Progress>,
     running: Option<StageLoop<MemoryLog>>,
+    /// Instead of `disks`.
+    stores: Option<Box<dyn Fn() -> Box<dyn Stores>>>,
     partitions: i32,
+    /// How much time each turn takes.
+    pub turn_ms: u64,
 }
 
 impl Installation {
@@ -94,8 +99,15 @@ impl Installation {
             clock: Arc::new(TestClock::default()),
             progress: Arc::default(),
             running: None,
+            stores: None,
             partitions,
+            turn_ms: 37,
         }
+    }
+
+    /// From the next start on, stores are opened here and not in `disks`.
+    pub fn keep_stores_in(&mut self, stores: impl Stores + Clone + 'static) {
+        self.stores = Some(Box::new(move || Box::new(stores.clone())));
     }
 
     /// Publishes an event as JSON at an arrival time.
@@ -127,7 +139,7 @@ impl Installation {
     }
 
     pub fn try_turn(&mut self) -> Result<(), portcullis::log::Error> {
-        self.clock.elapsed_ms.fetch_add(37, Ordering::SeqCst);
+        self.clock.elapsed_ms.fetch_add(self.turn_ms, Ordering::SeqCst);
         let running = self.running.get_or_insert_with(|| {
             let encoder = Encoder::new(Format::Json, SchemaIds::default()).unwrap();
             let partitions = Stage::ALL.into_iter().map(|stage| (stage, self.partitions)).collect();
@@ -135,7 +147,7 @@ impl Installation {
             let parts = Parts {
                 env: Arc::clone(&self.env),
                 wiring: Arc::new(wiring),
-                stores: Box::new(self.disks.clone()),
+                stores: self.stores.as_ref().map_or_else(|| Box::new(self.disks.clone()) as _, |make| make()),
                 schemas: Arc::new(Bundled),
                 clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
                 progress: Arc::clone(&self.progress),
@@ -152,11 +164,16 @@ impl Installation {
         running.turn()
     }
 
+    /// Whether everything published has been worked off by all stages.
+    pub fn is_at_rest(&self) -> bool {
+        self.progress.is_caught_up() && self.running.as_ref().is_some_and(StageLoop::is_settled)
+    }
+
     /// Turns until everything published has been worked off by all stages.
     pub fn settle(&mut self) {
         for _ in 0..100_000 {
             self.turn();
-            if self.progress.is_caught_up() && self.running.as_ref().is_some_and(StageLoop::is_settled) {
+            if self.is_at_rest() {
                 return;
             }
         }

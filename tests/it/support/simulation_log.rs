@@ -1,0 +1,205 @@
+//! What stands between a loop and its log in the simulation: crashes and stops at any call, and for the negative proof a
+//! client that lacks the defence against KIP-890.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use portcullis::log::model::{Answer, ModelLog};
+use portcullis::log::{Error, Log, Outcome, Outgoing, Part, Polled, RestoreEach, Restored};
+
+/// What happens to a worker around a call.
+pub trait Fate: Send + Sync {
+    /// An error is the end of the worker's process; a stop is over when it returns.
+    fn meets(&self, worker: usize) -> Result<(), Error>;
+
+    /// Whether the transaction that is to be committed now is aborted instead.
+    fn aborts(&self) -> bool;
+}
+
+/// A log that calls the fate before and after every call.
+pub struct Meddled {
+    pub inner: Box<dyn Log>,
+    pub worker: usize,
+    pub fate: Arc<dyn Fate>,
+}
+
+impl Meddled {
+    fn around<T>(&mut self, call: impl FnOnce(&mut dyn Log) -> Result<T, Error>) -> Result<T, Error> {
+        self.fate.meets(self.worker)?;
+        let answer = call(self.inner.as_mut())?;
+        self.fate.meets(self.worker)?;
+        Ok(answer)
+    }
+}
+
+impl Log for Meddled {
+    fn poll(&mut self, wait: Duration) -> Result<Polled, Error> {
+        self.around(|log| log.poll(wait))
+    }
+
+    fn assign(&mut self, parts: &[(Part, i64)]) -> Result<(), Error> {
+        self.around(|log| log.assign(parts))
+    }
+
+    fn release(&mut self, parts: &[Part]) -> Result<(), Error> {
+        self.around(|log| log.release(parts))
+    }
+
+    fn committed(&mut self, parts: &[Part]) -> Result<Vec<Option<i64>>, Error> {
+        self.around(|log| log.committed(parts))
+    }
+
+    fn send(&mut self, record: Outgoing) -> Result<(), Error> {
+        self.around(|log| log.send(record))
+    }
+
+    fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<Outcome, Error> {
+        if self.fate.aborts() {
+            self.around(|log| log.abort())?;
+            return Ok(Outcome::Aborted("by the dice".to_owned()));
+        }
+        self.around(|log| log.commit(offsets))
+    }
+
+    fn abort(&mut self) -> Result<(), Error> {
+        self.around(|log| log.abort())
+    }
+
+    fn recreate(&mut self) -> Result<(), Error> {
+        self.around(|log| log.recreate())
+    }
+
+    fn seek(&mut self, offsets: &[(Part, i64)]) -> Result<(), Error> {
+        self.around(|log| log.seek(offsets))
+    }
+
+    fn partitions(&mut self, topic: &str) -> Result<Option<i32>, Error> {
+        self.inner.partitions(topic)
+    }
+
+    fn beginning(&mut self, part: &Part) -> Result<i64, Error> {
+        self.around(|log| log.beginning(part))
+    }
+
+    fn lags(&self) -> Vec<(Part, i64)> {
+        self.inner.lags()
+    }
+
+    fn restore(&mut self, part: &Part, from: i64) -> Result<(), Error> {
+        self.around(|log| log.restore(part, from))
+    }
+
+    fn restored(&mut self, wait: Duration, each: &mut RestoreEach<'_>) -> Result<Vec<Restored>, Error> {
+        self.around(|log| log.restored(wait, each))
+    }
+
+    fn end_restore(&mut self, part: &Part) {
+        self.inner.end_restore(part);
+    }
+
+    fn close(&mut self) {
+        self.inner.close();
+    }
+}
+
+/// A client that treats silence as every client without KIP-890 would: it asks the same producer again, and takes "done"
+/// for an answer to what it asked.
+pub struct Undefended(pub ModelLog);
+
+/// How often it asks before it gives up.
+const ASKED_MAX: usize = 10;
+
+impl Undefended {
+    /// `None`: there was no answer at all.
+    fn insist(&mut self, ask: impl Fn(&mut ModelLog) -> Answer) -> Option<Answer> {
+        (0..ASKED_MAX).map(|_| ask(&mut self.0)).find(|answer| *answer != Answer::Silence)
+    }
+}
+
+impl Log for Undefended {
+    fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<Outcome, Error> {
+        let unknown = || Ok(Outcome::Unknown("no answer, however often it asked".to_owned()));
+        if self.0.failed().is_some() {
+            self.abort()?;
+            return Ok(Outcome::Aborted("a record was refused".to_owned()));
+        }
+        match self.insist(|log| log.send_offsets(offsets)) {
+            Some(Answer::Done) => {}
+            Some(Answer::Refused(_)) => {
+                self.abort()?;
+                return Ok(Outcome::Aborted("offsets were refused".to_owned()));
+            }
+            Some(Answer::Silence) | None => return unknown(),
+        }
+        match self.insist(|log| log.end(true)) {
+            Some(Answer::Done) => Ok(Outcome::Committed(self.0.forget())),
+            Some(Answer::Refused(_) | Answer::Silence) | None => unknown(),
+        }
+    }
+
+    fn abort(&mut self) -> Result<(), Error> {
+        match self.insist(|log| log.end(false)) {
+            Some(Answer::Done) => {
+                self.0.forget();
+                Ok(())
+            }
+            Some(Answer::Refused(_) | Answer::Silence) | None => self.0.recreate(),
+        }
+    }
+
+    fn poll(&mut self, wait: Duration) -> Result<Polled, Error> {
+        self.0.poll(wait)
+    }
+
+    fn assign(&mut self, parts: &[(Part, i64)]) -> Result<(), Error> {
+        self.0.assign(parts)
+    }
+
+    fn release(&mut self, parts: &[Part]) -> Result<(), Error> {
+        self.0.release(parts)
+    }
+
+    fn committed(&mut self, parts: &[Part]) -> Result<Vec<Option<i64>>, Error> {
+        self.0.committed(parts)
+    }
+
+    fn send(&mut self, record: Outgoing) -> Result<(), Error> {
+        self.0.send(record)
+    }
+
+    fn recreate(&mut self) -> Result<(), Error> {
+        self.0.recreate()
+    }
+
+    fn seek(&mut self, offsets: &[(Part, i64)]) -> Result<(), Error> {
+        self.0.seek(offsets)
+    }
+
+    fn partitions(&mut self, topic: &str) -> Result<Option<i32>, Error> {
+        self.0.partitions(topic)
+    }
+
+    fn beginning(&mut self, part: &Part) -> Result<i64, Error> {
+        self.0.beginning(part)
+    }
+
+    fn lags(&self) -> Vec<(Part, i64)> {
+        self.0.lags()
+    }
+
+    fn restore(&mut self, part: &Part, from: i64) -> Result<(), Error> {
+        self.0.restore(part, from)
+    }
+
+    fn restored(&mut self, wait: Duration, each: &mut RestoreEach<'_>) -> Result<Vec<Restored>, Error> {
+        self.0.restored(wait, each)
+    }
+
+    fn end_restore(&mut self, part: &Part) {
+        self.0.end_restore(part);
+    }
+
+    fn close(&mut self) {
+        self.0.close();
+    }
+}
