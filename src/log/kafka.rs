@@ -443,8 +443,10 @@ impl Log for KafkaLog {
     fn release(&mut self, parts: &[Part]) -> Result<(), Error> {
         let mut gone = TopicPartitionList::new();
         for part in parts {
-            gone.add_partition(&part.topic, part.partition);
-            self.next.remove(part);
+            // One that was still being restored was never read.
+            if self.next.remove(part).is_some() {
+                gone.add_partition(&part.topic, part.partition);
+            }
             self.heard.remove(part);
         }
         if parts.is_empty() { Ok(()) } else { self.consumer.incremental_unassign(&gone).map_err(refused) }
