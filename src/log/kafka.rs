@@ -636,6 +636,8 @@ impl Log for KafkaLog {
                     reading.give_up = until + RESTORE_STILL_MAX;
                 }
                 Err(KafkaError::PartitionEOF(_)) => {}
+                // Only a broker that stays away ends it.
+                Err(error) if is_away(&error) => {}
                 Err(error) => return Err(Error::Kafka(format!("restoring: {error}"))),
             }
             if self.clock.elapsed() > until {
@@ -723,6 +725,19 @@ fn poll_failed(error: &KafkaError) -> Result<Polled, Error> {
             Ok(Polled::Idle)
         }
     }
+}
+
+/// Whether nobody answers for now.
+fn is_away(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::Resolve
+        )
+    )
 }
 
 /// Where reading of a partition stands, passed markers included.
