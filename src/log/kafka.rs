@@ -19,7 +19,7 @@ use rdkafka::consumer::base_consumer::BaseConsumer;
 use rdkafka::consumer::{Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::util::Timeout;
 use rdkafka::{Offset, TopicPartitionList};
@@ -36,6 +36,8 @@ const SEND_MAX: Duration = Duration::from_secs(60);
 const RESTORE_STILL_MAX: Duration = Duration::from_secs(60);
 /// How long restores are read at a time, while other tasks wait.
 const RESTORED_FOR: Duration = Duration::from_millis(20);
+/// How long an abort waits for the answers to what is under way.
+const ANSWERS_MAX: Duration = Duration::from_secs(1);
 /// How often in a row a producer may find itself fenced. A transaction that timed out while the process stood still looks
 /// the same as another instance with this one's state folder; but the latter goes on.
 const FENCED_MAX: u32 = 3;
@@ -391,6 +393,18 @@ impl KafkaLog {
         Error::Kafka(if gone.is_empty() { error.to_string() } else { gone.join("\n") })
     }
 
+    /// Drops what was not sent yet, and waits a little for the answers to what was: an abort by itself would wait for
+    /// them without asking. `false`: some did not come.
+    fn clear(&self) -> Result<bool, Error> {
+        let producer = self.producer()?;
+        producer.purge(PurgeConfig::default().queue());
+        let give_up = self.clock.elapsed() + ANSWERS_MAX;
+        while producer.in_flight_count() > 0 && self.clock.elapsed() < give_up {
+            producer.poll(Duration::from_millis(1));
+        }
+        Ok(producer.in_flight_count() == 0)
+    }
+
     fn give_up(&mut self, why: String) -> Result<Outcome, Error> {
         // An abort that fails leaves the producer in a state that cannot be repaired; a new one ends it as well.
         self.abort()?;
@@ -449,8 +463,10 @@ impl Log for KafkaLog {
     fn release(&mut self, parts: &[Part]) -> Result<(), Error> {
         let mut gone = TopicPartitionList::new();
         for part in parts {
-            gone.add_partition(&part.topic, part.partition);
-            self.next.remove(part);
+            // One that was still being restored was never read.
+            if self.next.remove(part).is_some() {
+                gone.add_partition(&part.topic, part.partition);
+            }
             self.heard.remove(part);
         }
         if parts.is_empty() { Ok(()) } else { self.consumer.incremental_unassign(&gone).map_err(refused) }
@@ -550,6 +566,10 @@ impl Log for KafkaLog {
         if !self.options.may_abort {
             return Err(Error::Kafka("a transaction had to be aborted, which this cluster cannot do".to_owned()));
         }
+        if !self.clear()? {
+            // What is on its way to a broker that does not answer cannot be waited for; a new producer ends it as well.
+            return self.recreate();
+        }
         let since = self.clock.elapsed();
         let aborted = self.producer()?.abort_transaction(ASK_MAX);
         if let Some(producer) = &self.producer {
@@ -642,6 +662,8 @@ impl Log for KafkaLog {
                     reading.give_up = until + RESTORE_STILL_MAX;
                 }
                 Err(KafkaError::PartitionEOF(_)) => {}
+                // Only a broker that stays away ends it.
+                Err(error) if is_away(&error) => {}
                 Err(error) => return Err(Error::Kafka(format!("restoring: {error}"))),
             }
             if self.clock.elapsed() > until {
@@ -729,6 +751,19 @@ fn poll_failed(error: &KafkaError) -> Result<Polled, Error> {
             Ok(Polled::Idle)
         }
     }
+}
+
+/// Whether nobody answers for now.
+fn is_away(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::Resolve
+        )
+    )
 }
 
 /// Where reading of a partition stands, passed markers included.
