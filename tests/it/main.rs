@@ -14,8 +14,8 @@
 
 mod acls;
 mod bad_input;
-mod conformance;
 mod chaos;
+mod conformance;
 mod core;
 mod crash_images;
 mod follow;

@@ -74,7 +74,10 @@ impl Rig {
                     member,
                     topics,
                     changelogs: BTreeSet::from([self.name("changes")]),
-                    static_membership: false,
+                    membership: Membership {
+                        protocol: GroupProtocol::Classic { session_timeout: Duration::from_secs(10) },
+                        is_static: false,
+                    },
                     may_abort: true,
                 };
                 Box::new(KafkaLog::new(options, Arc::new(ProcessClock::real())).unwrap())
