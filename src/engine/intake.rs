@@ -39,6 +39,12 @@ pub(super) fn raw(env: &Env, row: &mut ClockRow, raw: &Raw<'_>, fx: &mut Effects
     // Arrival never goes back within the partition, and never runs far ahead of the clock here.
     let arrived_at = row.clock.advance(arrival(env, raw));
     match attempt(env, row, raw, arrived_at, fx) {
+        Ok(attempt) if env.plan.failures_alone && !attempt.is_failure() => {
+            // Nobody behind this stage wants it. Late ones and duplicates are not told apart here.
+            let is_checked = attempt.is_success();
+            fx.count(if is_checked { Counter::Counted } else { Counter::NotCounted });
+            fx.counts.outcome(attempt.outcome);
+        }
         Ok(attempt) => {
             let route = env.route_network(&attempt.tenant, attempt.source);
             fx.push(Output::Item { to: Stage::Source, route, item: Item::Attempt(Box::new(attempt)) });

@@ -14,7 +14,7 @@ const NOTED_EVERY_MS: Millis = 3_600_000;
 
 /// The pair of this source and this account, when it is known: it logged in before, and that was neither flagged nor in
 /// the midst of an attack.
-pub(super) fn known_pair(task: &Task, env: &Env, a: &Attempt, account: Hashed) -> Option<PairRow> {
+pub(super) fn known_pair_of(task: &Task, env: &Env, a: &Attempt, account: Hashed) -> Option<PairRow> {
     let now = task.now();
     let key = Key::pair(&a.tenant, a.source, env.pair(a.source, account));
     match task.view.get(&key, now) {

@@ -11,12 +11,12 @@ use super::frame::{Item, Note, Sourced};
 use super::held::Held;
 use super::io::{Effects, Output};
 use super::key::Key;
-use super::memory::{known_pair, learn_pair, unlearn_pair};
+use super::memory::{known_pair_of, learn_pair, unlearn_pair};
 use super::row::{ENTRIES_MAX, Entry, GoodRow, NetworkRow, PairRow, Row, SourceRow, TrafficRow};
 use super::task::Task;
 use crate::decide::Claim;
 use crate::detect::{CARRIED_MIN, CARRIED_OVER_MS, Carried, Found, Measures, SourceFacts, look, proxy};
-use crate::event::{Activity, AttackState, Attempt, Entity, Millis, Outcome, Source};
+use crate::event::{Activity, AttackState, Attempt, Entity, Millis, Outcome};
 use crate::topology::Stage;
 use crate::window::{Hashed, Heard, Sighting, Slices, Tally, Timeliness, memory_ms};
 
@@ -31,7 +31,7 @@ pub(super) fn reads(env: &Env, a: &Attempt, keys: &mut Vec<Key>) {
     keys.push(Key::standing_of_network(&a.tenant, network));
     keys.push(Key::partial(&a.tenant));
     keys.push(Key::traffic(&a.tenant));
-    if !a.account.is_empty() {
+    if !a.account.is_empty() && !env.plan.failures_alone {
         let account = env.account(&a.tenant, &a.account);
         keys.push(Key::pair(&a.tenant, a.source, env.pair(a.source, account)));
     }
@@ -107,7 +107,8 @@ impl Scene {
     fn open(task: &mut Task, env: &Env, a: Attempt, timeliness: Timeliness, fx: &mut Effects) -> Scene {
         let network = a.source.network();
         let account = (!a.account.is_empty()).then(|| env.account(&a.tenant, &a.account));
-        let known_pair = account.and_then(|account| known_pair(task, env, &a, account));
+        let known_pair = account.filter(|_| !env.plan.failures_alone);
+        let known_pair = known_pair.and_then(|account| known_pair_of(task, env, &a, account));
         let source_key = Key::source(&a.tenant, a.source);
         let network_key = Key::network(&a.tenant, network);
         let mut scene = Scene {
@@ -139,7 +140,7 @@ impl Scene {
     /// Whether a stranger's attempt repeats an earlier one: equal tags of one pair, without a tag one pair in one
     /// minute; successes of one pair in one [`success_once_ms`](crate::topology::Plan::success_once_ms).
     fn is_repeat(&mut self, env: &Env) -> bool {
-        let Some(account) = self.account else { return false };
+        let Some(account) = self.account.filter(|_| !env.plan.failures_alone) else { return false };
         let at = self.a.occurred_at;
         let print = match self.a.password_tag {
             _ if self.a.is_success() => env.repeat(account, b"success", at.div_euclid(env.plan.success_once_ms)),

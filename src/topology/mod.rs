@@ -10,7 +10,7 @@ pub use duration::{format_duration, parse_duration};
 pub use exemptions::*;
 pub use plan::{Plan, TooMany, WINDOWS_MAX};
 pub use playbook::{
-    Bound, Detector, Finding, LADDER_STEPS_MAX, Measure, Per, Playbook, PlaybookMode, Problem, Response, Thresholds,
-    check,
+    Bound, Detector, FailuresOf, Finding, LADDER_STEPS_MAX, Measure, Per, Playbook, PlaybookMode, Problem, Response,
+    Thresholds, check,
 };
 pub use topics::{Cleanup, Stage, TopicSpec, Topics, describe};

@@ -1,6 +1,6 @@
 //! Playbooks compiled for the hot path: who watches which entity, and which windows must be kept for that.
 
-use super::{Detector, Measure, Per, Playbook, PlaybookMode};
+use super::{Detector, FailuresOf, Measure, Per, Playbook, PlaybookMode};
 use crate::event::Millis;
 
 /// Most distinct window lengths per kind of entity: each costs a ring of slices in every row.
@@ -26,6 +26,8 @@ pub struct Plan {
     /// Within this time the successes of one pair count once, in milliseconds: as long as entries are remembered, and no
     /// shorter than any window of sources and networks, or one account would fill a window with successes.
     pub success_once_ms: Millis,
+    /// Every playbook counts everybody's failures and nothing else: successes need not be passed on.
+    pub failures_alone: bool,
 }
 
 /// A kind of entity has too many window lengths.
@@ -63,6 +65,8 @@ impl Plan {
         plan.entry_memory_ms = plan.compromise.iter().map(|p| p.over).max().unwrap_or_default();
         let over_sources = plan.address_windows.iter().chain(&plan.network_windows);
         plan.success_once_ms = over_sources.copied().fold(plan.entry_memory_ms, Millis::max).max(1);
+        let mut all = playbooks.iter().filter(|p| p.mode != PlaybookMode::Off).peekable();
+        plan.failures_alone = all.peek().is_some() && all.all(|p| p.failures_of == FailuresOf::Everybody);
         plan.network_sources = plan.network.iter().any(|p| p.trigger.contains_key(&Measure::Sources));
         Ok(plan)
     }

@@ -41,6 +41,9 @@ pub struct Playbook {
     /// Raise lower bounds by `1 + log2(1 + good accounts)` of the source, so that an office is not taken for a botnet.
     #[serde(default)]
     pub scale_by_good_accounts: bool,
+    /// Whose failures are counted.
+    #[serde(default)]
+    pub failures_of: FailuresOf,
     pub then: Response,
     /// Conditions under which nothing is done; `known_pairs_only`: all its failing pairs are known ones.
     #[serde(default)]
@@ -49,6 +52,18 @@ pub struct Playbook {
 
 fn severity_default() -> Severity {
     Severity::Medium
+}
+
+/// Whose failures a playbook counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailuresOf {
+    /// Those of pairs that are not known, and the same wrong password of one pair once.
+    #[default]
+    Strangers,
+    /// Every one. It takes people who mistype for attackers, so such a playbook may report and not restrict. Where every
+    /// playbook of the set is one, nobody's successes matter, and intake passes on failures alone.
+    Everybody,
 }
 
 /// Whether a playbook acts.
@@ -296,10 +311,50 @@ pub fn check(playbooks: &[Playbook]) -> Vec<Problem> {
                 text: "this id is used twice; ids are permanent and unique, give one of them another".to_owned(),
             });
         }
-        let texts = [check_names(playbook), check_trigger(playbook), check_response(playbook)];
+        let texts =
+            [check_names(playbook), check_trigger(playbook), check_everybody(playbook), check_response(playbook)];
         problems.extend(texts.into_iter().flatten().map(|text| Problem { playbook: playbook.id.clone(), text }));
     }
+    let running = || playbooks.iter().filter(|p| p.mode != PlaybookMode::Off);
+    let is_mixed = running().any(|p| p.failures_of == FailuresOf::Everybody)
+        && running().any(|p| p.failures_of == FailuresOf::Strangers);
+    if is_mixed {
+        let strangers = running().filter(|p| p.failures_of == FailuresOf::Everybody);
+        problems.extend(strangers.map(|p| Problem {
+            playbook: p.id.clone(),
+            text: "failures_of: a set counts everybody's failures in all of its playbooks or in none; let this one count \
+                   strangers, or run the set under an application_id of its own"
+                .to_owned(),
+        }));
+    }
     problems
+}
+
+/// What goes with counting everybody's failures.
+fn check_everybody(p: &Playbook) -> Vec<String> {
+    let mut found = Vec::new();
+    if p.failures_of == FailuresOf::Strangers {
+        return found;
+    }
+    if p.detector != Detector::Threshold {
+        found.push(format!("failures_of: {:?} decides by itself whom it looks at; remove it", p.detector));
+    }
+    if p.then.action.restricts() {
+        found.push(format!(
+            "failures_of: everybody takes people who mistype for attackers; use NOTIFY, not {}",
+            p.then.action
+        ));
+    }
+    if p.scale_by_good_accounts {
+        found.push("scale_by_good_accounts: nobody's successes are looked at with `failures_of: everybody`".to_owned());
+    }
+    let others = p.trigger.keys().filter(|measure| {
+        !matches!(measure, Measure::Failures | Measure::AccountsFailed | Measure::Sources | Measure::AddressesBlocked)
+    });
+    found.extend(others.map(|measure| {
+        format!("trigger.{}: needs successes, which `failures_of: everybody` does not look at", measure.as_str())
+    }));
+    found
 }
 
 fn check_names(p: &Playbook) -> Vec<String> {

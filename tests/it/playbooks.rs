@@ -1,6 +1,6 @@
 //! A playbook that contradicts itself is refused, with the field and what to do about it.
 
-use portcullis::topology::{Plan, Playbook, check};
+use portcullis::topology::{Plan, Playbook, PlaybookMode, check};
 
 use crate::support::core::default_playbooks;
 
@@ -93,6 +93,11 @@ fn what_contradicts_itself_is_told_with_its_field() {
         (&[("action: BLOCK", "action: STEP_UP")], "then.action: STEP_UP does not go with per Address"),
         (&[("per: address", "per: account")], "then.action: blocking an account"),
         (&[("action: BLOCK", "action: NOTIFY")], "then.ladder: NOTIFY restricts nobody"),
+        (&[("then:", "failures_of: everybody\nthen:")], "failures_of: everybody takes people who mistype"),
+        (
+            &[("then:", "failures_of: everybody\nthen:"), ("  failures:", "  failure_share:"), (": 20", ": 0.8")],
+            "trigger.failure_share: needs successes",
+        ),
     ];
     for (changes, says) in cases {
         refused(changes, &[says]);
@@ -104,6 +109,18 @@ fn what_contradicts_another_is_told() {
     let good = Playbook::parse(GOOD).unwrap();
     let problems = check(&[good.clone(), good.clone()]);
     assert!(problems.iter().any(|p| p.playbook == "one" && p.text.contains("used twice")), "{problems:?}");
+    let text = GOOD.replace("id: one", "id: two").replace("BLOCK\n  ladder: [15m, 1h]", "NOTIFY");
+    let everybody = Playbook::parse(&format!("{text}failures_of: everybody\n")).unwrap();
+    assert_eq!(check(std::slice::from_ref(&everybody)), []);
+    assert!(Plan::compile(std::slice::from_ref(&everybody)).unwrap().failures_alone);
+    let problems = check(&[
+        Playbook { mode: PlaybookMode::Live, ..good.clone() },
+        Playbook { mode: PlaybookMode::Live, ..everybody },
+    ]);
+    assert!(
+        problems.iter().any(|p| p.playbook == "two" && p.text.contains("in all of its playbooks or in none")),
+        "{problems:?}"
+    );
     let many: Vec<Playbook> =
         (1..=5).map(|n| Playbook { id: format!("p{n}"), over: n * 60_000, ..good.clone() }).collect();
     assert!(Plan::compile(&many[..4]).is_ok());
