@@ -82,7 +82,7 @@ pub enum GroupProtocol {
 
 /// Between two heartbeats of a classic member: a tenth of its session, within these limits. Members learn from the answers
 /// that partitions are to move, and the partitions stand still until the last member has learnt it.
-const HEARTBEAT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(1_000));
+const HEARTBEAT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
 
 /// The client.
 pub struct KafkaLog {
