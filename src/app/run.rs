@@ -56,7 +56,7 @@ pub struct RunArgs {
 }
 
 /// What a row takes in hand, about: half of `cache_mib` goes to such rows, the other half to RocksDB.
-const ROW_BYTES: usize = 320;
+const ROW_BYTES: usize = 512;
 /// With `--until-caught-up`: how long nothing must have happened.
 const QUIET: std::time::Duration = std::time::Duration::from_secs(2);
 

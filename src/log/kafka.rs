@@ -792,8 +792,8 @@ fn consumer_config(options: &KafkaOptions) -> Result<ClientConfig, Error> {
         ("fetch.wait.max.ms", "50"),
         ("fetch.queue.backoff.ms", "10"),
         ("fetch.message.max.bytes", "1048576"),
-        ("queued.min.messages", "20000"),
-        ("queued.max.messages.kbytes", "16384"),
+        ("queued.min.messages", "10000"),
+        ("queued.max.messages.kbytes", "4096"),
     ];
     let mut fixed = vec![
         ("group.id", options.group.as_str()),
