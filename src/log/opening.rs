@@ -169,8 +169,7 @@ impl Opening {
             }
         };
         progress.restored(&self.part);
-        let running =
-            Running::open(self.stage, self.rows, self.meta, self.changelog, at, &self.part, self.steps_id)?;
+        let running = Running::open(self.stage, self.rows, self.meta, self.changelog, at, &self.part, self.steps_id)?;
         Ok(Finished::Running(Box::new(running)))
     }
 }
