@@ -36,6 +36,9 @@ const SEND_MAX: Duration = Duration::from_secs(60);
 const RESTORE_STILL_MAX: Duration = Duration::from_secs(60);
 /// How long restores are read at a time, while other tasks wait.
 const RESTORED_FOR: Duration = Duration::from_millis(20);
+/// Between two looks at how far restores are: each asks the client's own thread. Asked for `debug` lines, the client writes
+/// one each time, which stands before records in its queue; without a pause nothing else would ever come.
+const RESTORE_LOOKS: Duration = Duration::from_millis(5);
 /// How long an abort waits for the answers to what is under way.
 const ANSWERS_MAX: Duration = Duration::from_secs(1);
 /// How often in a row a producer may find itself fenced. A transaction that timed out while the process stood still looks
@@ -106,6 +109,7 @@ pub struct KafkaLog {
     /// Reads the changelogs of tasks that are being opened; there while there are some.
     restorer: Option<BaseConsumer<Traced>>,
     restoring: BTreeMap<Part, Reading>,
+    looked_at: Duration,
     polls: u32,
 }
 
@@ -250,6 +254,7 @@ impl KafkaLog {
             ends: None,
             restorer: None,
             restoring: BTreeMap::new(),
+            looked_at: Duration::ZERO,
             polls: 0,
         };
         log.recreate()?;
@@ -671,8 +676,12 @@ impl Log for KafkaLog {
             }
         }
         // Markers of transactions move the position and are not handed over.
-        let position = self.restorer.as_ref().and_then(|reader| reader.position().ok());
         let now = self.clock.elapsed();
+        let is_time = now.saturating_sub(self.looked_at) >= RESTORE_LOOKS;
+        let position = self.restorer.as_ref().filter(|_| is_time).and_then(|reader| reader.position().ok());
+        if is_time {
+            self.looked_at = now;
+        }
         let mut progress = Vec::with_capacity(self.restoring.len());
         for (part, reading) in &mut self.restoring {
             reading.next = stands_at(position.as_ref(), part, reading.next).min(reading.end);
