@@ -252,7 +252,7 @@ fn assert_same(found: &End, expected: &End, what: &str) {
 
 #[test]
 fn a_death_around_any_write_of_a_store_costs_nothing() {
-    const EVENTS: i64 = 60;
+    const EVENTS: i64 = 400;
     let folder = tempfile::tempdir().unwrap();
     let calm = Disk::new(folder.path().join("calm"));
     let mut installation = calm.installation();
@@ -280,7 +280,7 @@ fn a_death_around_any_write_of_a_store_costs_nothing() {
 
 #[test]
 fn images_taken_while_files_change_are_committed_prefixes() {
-    const EVENTS: i64 = 3_000;
+    const EVENTS: i64 = 6_000;
     let folder = tempfile::tempdir().unwrap();
     let disk = Disk::new(folder.path().join("state"));
     let mut installation = disk.installation();
