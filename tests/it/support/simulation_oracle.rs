@@ -440,18 +440,18 @@ fn meaning(rows: &BTreeMap<Key, Vec<u8>>, now: Millis, keep_ms: Millis) -> BTree
 
 /// What of a row counts as forgotten is taken out when the row is touched next, so a row may hold it or not.
 fn forget(row: &mut Row, now: Millis) {
-    match row {
-        Row::Source(row) if row.forgotten_at <= now => {
-            row.tallies.clear();
-            row.entries.clear();
-            (row.repeats, row.successes, row.forgotten_at) = Default::default();
-        }
-        Row::Network(row) if row.forgotten_at <= now => {
-            row.tallies.clear();
-            row.blocked.clear();
-            row.forgotten_at = 0;
-        }
-        _ => {}
+    if let Row::Source(row) = row
+        && row.forgotten_at <= now
+    {
+        row.tallies.clear();
+        row.entries.clear();
+        (row.repeats, row.successes, row.forgotten_at) = Default::default();
+    } else if let Row::Network(row) = row
+        && row.forgotten_at <= now
+    {
+        row.tallies.clear();
+        row.blocked.clear();
+        row.forgotten_at = 0;
     }
 }
 
