@@ -21,6 +21,8 @@ pub(super) struct Opening {
     meta: Meta,
     /// Neither the store nor, so far, the changelog has told a position.
     is_new: bool,
+    /// Build and playbooks of this process.
+    steps_id: u64,
     /// State and offsets did not fit together once, and both were asked for again.
     was_doubted: bool,
     batch: Vec<Write>,
@@ -54,6 +56,7 @@ impl Opening {
         }
         // A store that read a changelog without a checkpoint, of markers and what was aborted, has a position all the same.
         let is_new = held.as_ref().is_none_or(|held| held.checkpoints == 0);
+        let steps_id = fresh.steps_id;
         let meta = held.unwrap_or(fresh);
         let from = meta.changelog_offset;
         log.restore(&changelog, from)?;
@@ -65,6 +68,7 @@ impl Opening {
             rows,
             meta,
             is_new,
+            steps_id,
             was_doubted: false,
             batch: Vec::new(),
             read: 0,
@@ -165,7 +169,7 @@ impl Opening {
             }
         };
         progress.restored(&self.part);
-        let running = Running::open(self.stage, self.rows, self.meta, self.changelog, at, &self.part)?;
+        let running = Running::open(self.stage, self.rows, self.meta, self.changelog, at, &self.part, self.steps_id)?;
         Ok(Finished::Running(Box::new(running)))
     }
 }
