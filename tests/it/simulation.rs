@@ -11,7 +11,7 @@ use crate::support::simulation_oracle::check;
 use crate::support::simulation_world::{Told, World};
 
 /// Seeds that `make test` plays.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 500;
 /// Seeds within which a client without the defence must have lost or doubled something.
 const UNDEFENDED_SEEDS: u64 = 100;
 
