@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 
 use super::clock::ProcessClock;
@@ -56,7 +56,7 @@ pub struct RunArgs {
 }
 
 /// What a row takes in hand, about: half of `cache_mib` goes to such rows, the other half to RocksDB.
-const ROW_BYTES: usize = 320;
+const ROW_BYTES: usize = 512;
 /// With `--until-caught-up`: how long nothing must have happened.
 const QUIET: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -258,13 +258,14 @@ pub(super) fn check_topics(topics: &Topics, found: &BTreeMap<String, i32>) -> Re
         let (input, changelog) = (topics.input(stage), topics.changelog(stage));
         let count = |name: &str| found.get(name).copied().unwrap_or_default();
         if count(&changelog) < count(&input) {
-            bail!(
+            return Err(Error::Setup(format!(
                 "{input} has {} partitions and {changelog} only {}: every task needs one of its own\n\
                  set the partitions of login-events in topology/topics.yaml to {}, then type: portcullis topics apply",
                 count(&input),
                 count(&changelog),
                 count(&input)
-            );
+            ))
+            .into());
         }
     }
     Ok(())

@@ -18,7 +18,7 @@ use crate::event::wire::format_millis;
 use crate::log::Part;
 use crate::log::admin::ChangelogReader;
 use crate::state::Meta;
-use crate::state::inspect::{Changelog, Comparison, FileSizes, KindSum, LookedAt, LookedAtStore, ShownRow, shown};
+use crate::state::inspect::{Changelog, Comparison, KindSum, LookedAt, LookedAtStore, ShownRow, shown};
 use crate::topology::Stage;
 
 /// Most records of a changelog whose keys are held at a time: with more, it is read several times, a share of its keys
@@ -154,6 +154,7 @@ impl Position {
             input_offset,
             changelog_offset,
             stream_time,
+            steps_id: _,
             checkpoints,
         } = meta;
         let stream_time = Some(stream_time).filter(|at| *at > Millis::MIN);
@@ -168,7 +169,7 @@ struct Inspected {
     /// `None`: never written.
     position: Option<Position>,
     kinds: BTreeMap<String, KindSum>,
-    files: FileSizes,
+    sst_bytes: u64,
     rows: Vec<ShownRow>,
     /// Why the store cannot be read.
     error: Option<String>,
@@ -201,7 +202,7 @@ pub fn inspect(args: &InspectArgs, context: &StateContext<'_>, out: &mut dyn Wri
                     task: task.clone(),
                     position,
                     kinds: store.kinds()?,
-                    files: store.sizes()?,
+                    sst_bytes: store.sst_bytes()?,
                     rows,
                     error: None,
                 })
@@ -210,7 +211,7 @@ pub fn inspect(args: &InspectArgs, context: &StateContext<'_>, out: &mut dyn Wri
                 task,
                 position: None,
                 kinds: BTreeMap::new(),
-                files: FileSizes::default(),
+                sst_bytes: 0,
                 rows: Vec::new(),
                 error: Some(error.to_string()),
             })
@@ -235,14 +236,13 @@ fn inspected_text(inspection: &Inspection) -> String {
                 let time = at.stream_time.map_or_else(|| "none yet".to_owned(), format_millis);
                 let _written = write!(
                     text,
-                    "  input {}, changelog {}, stream time {time}, {} checkpoints, made for {} partitions\n  files: sst {}, \
-                     wal {}",
+                    "  input {}, changelog {}, stream time {time}, {} checkpoints, made for {} partitions\n  {} of \
+                     files",
                     at.input_offset,
                     at.changelog_offset,
                     at.checkpoints,
                     at.partitions,
-                    bytes(task.files.sst),
-                    bytes(task.files.wal)
+                    bytes(task.sst_bytes)
                 );
             }
         }

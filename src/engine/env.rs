@@ -83,6 +83,14 @@ mod domain {
 }
 
 impl Env {
+    /// What may be written down of everything besides the input that decides what steps do: this build, the playbooks, the
+    /// exemptions of the file, the limits. The same number, the same steps.
+    #[must_use]
+    pub fn steps_id(&self) -> u64 {
+        let text = format!("{:?} {:?} {:?} {:?}", self.plan, self.exemptions, self.limits, self.tenants);
+        self.hash(0xfe, &[env!("CARGO_PKG_VERSION").as_bytes(), text.as_bytes()])
+    }
+
     fn hash(&self, domain: u8, parts: &[&[u8]]) -> Hashed {
         self.hash_key.hash(domain, parts)
     }

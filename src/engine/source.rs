@@ -129,8 +129,14 @@ impl Scene {
             blocked: Vec::new(),
             a,
         };
-        scene.source.row.forget(task.now(), env.limits.pair_memory_ms);
-        scene.network.row.forget(task.now(), env.limits.pair_memory_ms);
+        // What is forgotten is a change like any other, so that a row in hand is always the row that is stored.
+        let (now, memory_ms) = (task.now(), env.limits.pair_memory_ms);
+        if scene.source.row.is_stale(now, memory_ms) {
+            scene.source.change().forget(now, memory_ms);
+        }
+        if scene.network.row.is_stale(now, memory_ms) {
+            scene.network.change().forget(now, memory_ms);
+        }
         let strange = known_pair.is_none() && timeliness != Timeliness::Late;
         scene.repeat = strange && scene.is_repeat(env);
         scene.counts = strange && scene.a.is_failure() && !scene.repeat;
@@ -433,6 +439,12 @@ impl Scene {
 }
 
 impl SourceRow {
+    /// Whether a part of it is forgotten by `now` and still there.
+    fn is_stale(&self, now: Millis, memory_ms: Millis) -> bool {
+        (!self.good.accounts.is_empty() && self.good.kept_to(memory_ms) <= now)
+            || (self.forgotten_at != 0 && self.forgotten_at <= now)
+    }
+
     /// Forgets what is forgotten by `now`, each part at its own time, though the row was kept for the other.
     fn forget(&mut self, now: Millis, memory_ms: Millis) {
         if self.good.kept_to(memory_ms) <= now {
@@ -459,6 +471,12 @@ impl SourceRow {
 }
 
 impl NetworkRow {
+    /// As [`SourceRow::is_stale`].
+    fn is_stale(&self, now: Millis, memory_ms: Millis) -> bool {
+        (!self.good.accounts.is_empty() && self.good.kept_to(memory_ms) <= now)
+            || (self.forgotten_at != 0 && self.forgotten_at <= now)
+    }
+
     /// As [`SourceRow::forget`].
     fn forget(&mut self, now: Millis, memory_ms: Millis) {
         if self.good.kept_to(memory_ms) <= now {

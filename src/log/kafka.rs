@@ -19,14 +19,14 @@ use rdkafka::consumer::base_consumer::BaseConsumer;
 use rdkafka::consumer::{Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::util::Timeout;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::client::{ClientOptions, Names, Traced, create, incoming, trace_error, trace_line};
 use super::stage::Clock;
-use super::{Error, Log, Outcome, Outgoing, Part, Polled, RestoreEach, Restored, check_start, ffi};
+use super::{Error, Log, Outcome, Outgoing, Part, Polled, RestoreEach, Restored, check_start, ffi, metric};
 
 /// How long the cluster may take to answer a question.
 const ASK_MAX: Duration = Duration::from_secs(30);
@@ -36,6 +36,11 @@ const SEND_MAX: Duration = Duration::from_secs(60);
 const RESTORE_STILL_MAX: Duration = Duration::from_secs(60);
 /// How long restores are read at a time, while other tasks wait.
 const RESTORED_FOR: Duration = Duration::from_millis(20);
+/// Between two looks at how far restores are: each asks the client's own thread. Asked for `debug` lines, the client writes
+/// one each time, which stands before records in its queue; without a pause nothing else would ever come.
+const RESTORE_LOOKS: Duration = Duration::from_millis(5);
+/// How long an abort waits for the answers to what is under way.
+const ANSWERS_MAX: Duration = Duration::from_secs(1);
 /// How often in a row a producer may find itself fenced. A transaction that timed out while the process stood still looks
 /// the same as another instance with this one's state folder; but the latter goes on.
 const FENCED_MAX: u32 = 3;
@@ -80,7 +85,7 @@ pub enum GroupProtocol {
 
 /// Between two heartbeats of a classic member: a tenth of its session, within these limits. Members learn from the answers
 /// that partitions are to move, and the partitions stand still until the last member has learnt it.
-const HEARTBEAT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(1_000));
+const HEARTBEAT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
 
 /// The client.
 pub struct KafkaLog {
@@ -104,6 +109,8 @@ pub struct KafkaLog {
     /// Reads the changelogs of tasks that are being opened; there while there are some.
     restorer: Option<BaseConsumer<Traced>>,
     restoring: BTreeMap<Part, Reading>,
+    looked_at: Duration,
+    polls: u32,
 }
 
 /// How far a changelog was read.
@@ -247,6 +254,8 @@ impl KafkaLog {
             ends: None,
             restorer: None,
             restoring: BTreeMap::new(),
+            looked_at: Duration::ZERO,
+            polls: 0,
         };
         log.recreate()?;
         let topics: Vec<&str> = log.options.topics.iter().map(String::as_str).collect();
@@ -314,9 +323,11 @@ impl KafkaLog {
         if !offsets.is_empty() {
             producer.send_offsets_to_transaction(&list(offsets)?, &group, ASK_MAX)?;
             is_repeated |= self.may_be_repeated(since);
+            metric::phase(metric::Phase::Offsets, self.clock.elapsed().saturating_sub(since));
             since = self.clock.elapsed();
         }
         producer.commit_transaction(Timeout::Never)?;
+        metric::phase(metric::Phase::End, self.clock.elapsed().saturating_sub(since));
         Ok(is_repeated | self.may_be_repeated(since))
     }
 
@@ -387,6 +398,18 @@ impl KafkaLog {
         Error::Kafka(if gone.is_empty() { error.to_string() } else { gone.join("\n") })
     }
 
+    /// Drops what was not sent yet, and waits a little for the answers to what was: an abort by itself would wait for
+    /// them without asking. `false`: some did not come.
+    fn clear(&self) -> Result<bool, Error> {
+        let producer = self.producer()?;
+        producer.purge(PurgeConfig::default().queue());
+        let give_up = self.clock.elapsed() + ANSWERS_MAX;
+        while producer.in_flight_count() > 0 && self.clock.elapsed() < give_up {
+            producer.poll(Duration::from_millis(1));
+        }
+        Ok(producer.in_flight_count() == 0)
+    }
+
     fn give_up(&mut self, why: String) -> Result<Outcome, Error> {
         // An abort that fails leaves the producer in a state that cannot be repaired; a new one ends it as well.
         self.abort()?;
@@ -396,7 +419,9 @@ impl KafkaLog {
 
 impl Log for KafkaLog {
     fn poll(&mut self, wait: Duration) -> Result<Polled, Error> {
-        if let Some(producer) = &self.producer {
+        // Deliveries are heard now and then while records come fast, and whenever there is time.
+        self.polls = self.polls.wrapping_add(1);
+        if let Some(producer) = self.producer.as_ref().filter(|_| !wait.is_zero() || self.polls.is_multiple_of(64)) {
             producer.poll(Duration::ZERO);
         }
         let found = match self.consumer.poll(wait) {
@@ -443,8 +468,10 @@ impl Log for KafkaLog {
     fn release(&mut self, parts: &[Part]) -> Result<(), Error> {
         let mut gone = TopicPartitionList::new();
         for part in parts {
-            gone.add_partition(&part.topic, part.partition);
-            self.next.remove(part);
+            // One that was still being restored was never read.
+            if self.next.remove(part).is_some() {
+                gone.add_partition(&part.topic, part.partition);
+            }
             self.heard.remove(part);
         }
         if parts.is_empty() { Ok(()) } else { self.consumer.incremental_unassign(&gone).map_err(refused) }
@@ -504,9 +531,11 @@ impl Log for KafkaLog {
 
     fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<Outcome, Error> {
         self.begin()?;
+        let since = self.clock.elapsed();
         if let Err(why) = self.drain()? {
             return self.give_up(why);
         }
+        metric::phase(metric::Phase::Drain, self.clock.elapsed().saturating_sub(since));
         let ended = self.offsets_with_commit(offsets);
         let ends = {
             let mut inner = self.producer()?.context().inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -541,6 +570,10 @@ impl Log for KafkaLog {
         }
         if !self.options.may_abort {
             return Err(Error::Kafka("a transaction had to be aborted, which this cluster cannot do".to_owned()));
+        }
+        if !self.clear()? {
+            // What is on its way to a broker that does not answer cannot be waited for; a new producer ends it as well.
+            return self.recreate();
         }
         let since = self.clock.elapsed();
         let aborted = self.producer()?.abort_transaction(ASK_MAX);
@@ -634,6 +667,8 @@ impl Log for KafkaLog {
                     reading.give_up = until + RESTORE_STILL_MAX;
                 }
                 Err(KafkaError::PartitionEOF(_)) => {}
+                // Only a broker that stays away ends it.
+                Err(error) if is_away(&error) => {}
                 Err(error) => return Err(Error::Kafka(format!("restoring: {error}"))),
             }
             if self.clock.elapsed() > until {
@@ -641,8 +676,12 @@ impl Log for KafkaLog {
             }
         }
         // Markers of transactions move the position and are not handed over.
-        let position = self.restorer.as_ref().and_then(|reader| reader.position().ok());
         let now = self.clock.elapsed();
+        let is_time = now.saturating_sub(self.looked_at) >= RESTORE_LOOKS;
+        let position = self.restorer.as_ref().filter(|_| is_time).and_then(|reader| reader.position().ok());
+        if is_time {
+            self.looked_at = now;
+        }
         let mut progress = Vec::with_capacity(self.restoring.len());
         for (part, reading) in &mut self.restoring {
             reading.next = stands_at(position.as_ref(), part, reading.next).min(reading.end);
@@ -723,6 +762,19 @@ fn poll_failed(error: &KafkaError) -> Result<Polled, Error> {
     }
 }
 
+/// Whether nobody answers for now.
+fn is_away(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::Resolve
+        )
+    )
+}
+
 /// Where reading of a partition stands, passed markers included.
 fn stands_at(position: Option<&TopicPartitionList>, part: &Part, next: i64) -> i64 {
     match position.and_then(|list| list.find_partition(&part.topic, part.partition)).map(|element| element.offset()) {
@@ -749,8 +801,8 @@ fn consumer_config(options: &KafkaOptions) -> Result<ClientConfig, Error> {
         ("fetch.wait.max.ms", "50"),
         ("fetch.queue.backoff.ms", "10"),
         ("fetch.message.max.bytes", "1048576"),
-        ("queued.min.messages", "20000"),
-        ("queued.max.messages.kbytes", "16384"),
+        ("queued.min.messages", "10000"),
+        ("queued.max.messages.kbytes", "4096"),
     ];
     let mut fixed = vec![
         ("group.id", options.group.as_str()),

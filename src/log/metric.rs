@@ -7,7 +7,39 @@ use metrics::{counter, describe_counter, describe_histogram, gauge, histogram};
 use crate::engine::{Counter, Counts};
 
 const COMMIT_SECONDS: &str = "portcullis_commit_seconds";
+const PHASE_SECONDS: &str = "portcullis_commit_phase_seconds";
 const COMMITS: &str = "portcullis_commits_total";
+
+/// A part of a commit, in the order in which they come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Ticks, and changed rows on their way to the changelog.
+    Prepare,
+    /// Until the brokers have every record.
+    Drain,
+    /// Input offsets into the transaction.
+    Offsets,
+    /// The end of the transaction.
+    End,
+    /// Rows into the store.
+    Store,
+}
+
+impl Phase {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Phase::Prepare => "prepare",
+            Phase::Drain => "drain",
+            Phase::Offsets => "offsets",
+            Phase::End => "end",
+            Phase::Store => "store",
+        }
+    }
+}
+
+pub(super) fn phase(phase: Phase, took: Duration) {
+    histogram!(PHASE_SECONDS, "phase" => phase.as_str()).record(took.as_secs_f64());
+}
 
 /// Says what the metrics mean; once a process.
 pub fn describe() {
@@ -17,6 +49,7 @@ pub fn describe() {
         counter!(name(*counter)).increment(0);
     }
     describe_counter!(COMMITS, "transactions committed");
+    describe_histogram!(PHASE_SECONDS, metrics::Unit::Seconds, "a part of a commit");
     describe_histogram!(COMMIT_SECONDS, metrics::Unit::Seconds, "from the start of a commit to the rows in the store");
 }
 

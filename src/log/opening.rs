@@ -21,9 +21,20 @@ pub(super) struct Opening {
     meta: Meta,
     /// Neither the store nor, so far, the changelog has told a position.
     is_new: bool,
+    /// Build and playbooks of this process.
+    steps_id: u64,
+    /// State and offsets did not fit together once, and both were asked for again.
+    was_doubted: bool,
     batch: Vec<Write>,
     read: u64,
     from: i64,
+}
+
+/// What became of an [`Opening`] whose changelog is at its end.
+pub(super) enum Finished {
+    Running(Box<Running>),
+    /// State and offsets do not fit together; it reads on from here.
+    Again(Box<Opening>),
 }
 
 impl Opening {
@@ -45,10 +56,24 @@ impl Opening {
         }
         // A store that read a changelog without a checkpoint, of markers and what was aborted, has a position all the same.
         let is_new = held.as_ref().is_none_or(|held| held.checkpoints == 0);
+        let steps_id = fresh.steps_id;
         let meta = held.unwrap_or(fresh);
         let from = meta.changelog_offset;
         log.restore(&changelog, from)?;
-        Ok(Opening { stage, part, changelog, committed, rows, meta, is_new, batch: Vec::new(), read: 0, from })
+        Ok(Opening {
+            stage,
+            part,
+            changelog,
+            committed,
+            rows,
+            meta,
+            is_new,
+            steps_id,
+            was_doubted: false,
+            batch: Vec::new(),
+            read: 0,
+            from,
+        })
     }
 
     /// Takes one record of the changelog.
@@ -103,7 +128,7 @@ impl Opening {
     ///
     /// # Errors
     /// State and offsets do not fit together, or the store does not write.
-    pub(super) fn finish(mut self, log: &mut dyn Log, end: i64, progress: &Progress) -> Result<Running, Error> {
+    pub(super) fn finish(mut self, log: &mut dyn Log, end: i64, progress: &Progress) -> Result<Finished, Error> {
         let was_read = end > self.from;
         self.meta.changelog_offset = end;
         if was_read {
@@ -112,9 +137,13 @@ impl Opening {
                 tracing::info!(part = %self.part, records = self.read, "state restored");
             }
         }
-        if self.committed.is_some() == self.is_new {
-            // It was asked for before the end of the changelog was: whoever had the task then may have gone on since.
+        if self.committed.is_some() == self.is_new && !self.was_doubted {
+            // If this process stood still for long, somebody else has the task by now: what he committed was not there
+            // when the offset was asked for, and compaction has removed what his records replace.
             self.committed = log.committed(std::slice::from_ref(&self.part))?.first().copied().flatten();
+            log.restore(&self.changelog, end)?;
+            self.was_doubted = true;
+            return Ok(Finished::Again(Box::new(self)));
         }
         let at = match (self.committed, self.is_new) {
             (None, true) => {
@@ -140,7 +169,8 @@ impl Opening {
             }
         };
         progress.restored(&self.part);
-        Running::open(self.stage, self.rows, self.meta, self.changelog, at, &self.part)
+        let running = Running::open(self.stage, self.rows, self.meta, self.changelog, at, &self.part, self.steps_id)?;
+        Ok(Finished::Running(Box::new(running)))
     }
 }
 

@@ -25,10 +25,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::opening::Opening;
+use super::metric::Phase;
+use super::opening::{Finished, Opening};
 use super::outbox::{Outbox, Wiring};
 use super::progress::{Progress, TaskProgress};
-use super::tasks::{Around, Checkpoint, Out, Role, Roles, Running, Stores, fresh_meta};
+use super::tasks::{Around, Checkpoint, Out, Role, Roles, Running, Stores, Voice, fresh_meta};
 use super::{Error, Incoming, Log, Outcome, Part, Place, Polled};
 use crate::engine::{Counts, Env};
 use crate::event::Millis;
@@ -66,6 +67,8 @@ pub struct StageOptions {
 
 /// Most records worked off before their rows are asked for together.
 const BATCH_RECORDS_MAX: usize = 1_000;
+/// Records between two looks at the clock: it costs as much as polling one.
+const LOOK_EVERY: usize = 25;
 /// Most bytes of them.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 /// Most bytes of events that wait for older ones of other partitions.
@@ -204,6 +207,9 @@ impl<L: Log> StageLoop<L> {
         }
         // Nothing came though it was waited for.
         self.was_idle[1] |= is_idle && self.polled == 0;
+        if !is_idle && !self.polled.is_multiple_of(LOOK_EVERY) && self.batch_bytes < BATCH_BYTES_MAX {
+            return Ok(());
+        }
         let is_full = self.polled >= BATCH_RECORDS_MAX || self.batch_bytes >= BATCH_BYTES_MAX;
         let is_due = self.of.clock.elapsed().saturating_sub(self.committed_at) >= self.interval();
         if is_full || is_idle || is_due {
@@ -305,12 +311,18 @@ impl<L: Log> StageLoop<L> {
         let mut from = Vec::with_capacity(ready.len());
         for (part, end) in ready {
             let Some(opening) = self.opening.remove(&part) else { continue };
-            let mut running = opening.finish(&mut self.log, end, &self.of.progress)?;
-            if self.skips_lost_input {
-                running.skip_to(self.log.beginning(&part)?);
+            match opening.finish(&mut self.log, end, &self.of.progress)? {
+                Finished::Running(mut running) => {
+                    if self.skips_lost_input {
+                        running.skip_to(self.log.beginning(&part)?);
+                    }
+                    from.push((part.clone(), running.next));
+                    self.opened(part, *running);
+                }
+                Finished::Again(opening) => {
+                    self.opening.insert(part, *opening);
+                }
             }
-            from.push((part.clone(), running.next));
-            self.opened(part, running);
         }
         if from.is_empty() { Ok(()) } else { self.log.assign(&from) }
     }
@@ -403,7 +415,7 @@ impl<L: Log> StageLoop<L> {
         }
         let ripe = self.ripe();
         let around = around(&self.of, &self.poison);
-        let mut out = Out { outbox: &mut self.outbox, log: &mut self.log, counts: &mut self.counts, is_silent: false };
+        let mut out = Out { outbox: &mut self.outbox, log: &mut self.log, counts: &mut self.counts, voice: Voice::All };
         // Runs of one partition together; their order stays.
         for run in ripe.chunk_by(|a, b| a.part == b.part) {
             let running = run.first().and_then(|first| self.tasks.get_mut(&first.part));
@@ -442,6 +454,7 @@ impl<L: Log> StageLoop<L> {
         }
         self.outbox.flush(&mut self.log)?;
         self.outbox.sent();
+        super::metric::phase(Phase::Prepare, self.of.clock.elapsed().saturating_sub(started));
         match self.log.commit(&offsets)? {
             Outcome::Committed(ends) => self.apply(&offsets, &saved, &ends),
             Outcome::Aborted(why) => {
@@ -488,7 +501,7 @@ impl<L: Log> StageLoop<L> {
         let done = self.at_their_ends();
         self.end_replays(&done);
         let around = around(&self.of, &self.poison);
-        let mut out = Out { outbox: &mut self.outbox, log: &mut self.log, counts: &mut self.counts, is_silent: false };
+        let mut out = Out { outbox: &mut self.outbox, log: &mut self.log, counts: &mut self.counts, voice: Voice::All };
         for (part, running) in &mut self.tasks {
             if running.role == Role::Stage(Stage::Intake) {
                 let is_done = done.contains(part) && !self.waiting.contains_key(part);
@@ -533,6 +546,7 @@ impl<L: Log> StageLoop<L> {
             }
         }
         self.trim(saved);
+        super::metric::phase(Phase::Store, self.of.clock.elapsed().saturating_sub(now));
         super::metric::committed(&self.counts, self.of.clock.elapsed().saturating_sub(self.committed_at));
         self.of.progress.committed(&std::mem::take(&mut self.counts));
         self.show();

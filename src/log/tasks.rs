@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::outbox::Outbox;
 use super::{Clock, Error, Incoming, Log, Outgoing, Part, Place, Schemas};
 use crate::engine::frame::{FrameReader, FrameWriter, item_bytes};
-use crate::engine::{ControlChange, Counter, Counts, Effects, Env, Input, Item, Key, Raw, Task, Write};
+use crate::engine::{ControlChange, Counter, Counts, Effects, Env, Input, Item, Key, Output, Raw, Task, Write};
 use crate::event::wire::{Encoding, decode_output, encoding_of};
 use crate::event::{AttackStatus, Exemption, Millis, Reason, Reject};
 use crate::state::{self, META_VERSION, Meta, Store};
@@ -86,6 +86,10 @@ pub(super) struct Running {
     doubtful: bool,
     /// Process time of the last tick (intake).
     pub(super) ticked_at: Millis,
+    /// Build and playbooks of this process.
+    steps_id: u64,
+    /// The rows of the last checkpoint came to be under others.
+    is_changed: bool,
     /// When the last checkpoint was made.
     saved_at: Duration,
     effects: Effects,
@@ -116,8 +120,18 @@ pub(super) struct Out<'a> {
     pub(super) outbox: &'a mut Outbox,
     pub(super) log: &'a mut dyn Log,
     pub(super) counts: &'a mut Counts,
-    /// What comes out came out before.
-    pub(super) is_silent: bool,
+    pub(super) voice: Voice,
+}
+
+/// How much of what steps bring about is carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Voice {
+    All,
+    /// A replay under other playbooks or by another build than at first: state and blocklist must agree, and an entry that
+    /// was there already is written once more. All else came out before.
+    Blocks,
+    /// A replay: everything came out before.
+    Silent,
 }
 
 /// Longest time between two checkpoints of a task that has something to save: after a crash at most this much is
@@ -138,6 +152,7 @@ impl Running {
         changelog: Part,
         committed: Option<i64>,
         part: &Part,
+        steps_id: u64,
     ) -> Result<Running, Error> {
         let rows_in_hand = state::read_singletons(rows.as_ref()).map_err(|e| {
             Error::Setup(format!(
@@ -146,7 +161,7 @@ impl Running {
             ))
         })?;
         let task = Task::open(stage, rows_in_hand);
-        let saved = meta.input_offset;
+        let (saved, meta_steps) = (meta.input_offset, meta.steps_id);
         if committed.is_some_and(|committed| committed < saved) {
             tracing::warn!(%part, state = saved, ?committed, "the group's offset was set back behind the state");
         }
@@ -162,6 +177,8 @@ impl Running {
             unsaved: false,
             doubtful: false,
             ticked_at: Millis::MIN,
+            steps_id,
+            is_changed: meta_steps != steps_id,
             saved_at: Duration::ZERO,
             effects: Effects::default(),
             keys: Vec::new(),
@@ -181,6 +198,8 @@ impl Running {
             unsaved: false,
             doubtful: false,
             ticked_at: Millis::MIN,
+            steps_id: 0,
+            is_changed: false,
             saved_at: Duration::ZERO,
             effects: Effects::default(),
             keys: Vec::new(),
@@ -237,13 +256,14 @@ impl Running {
     pub(super) fn feed(&mut self, around: &Around<'_>, records: &[Incoming], out: &mut Out<'_>) -> Result<(), Error> {
         let records = &records[records.partition_point(|record| record.offset < self.next)..];
         let (again, new) = records.split_at(records.partition_point(|record| record.offset < self.committed));
-        self.feed_some(around, again, &mut Out { is_silent: true, ..out.again() })?;
+        let voice = if self.is_changed { Voice::Blocks } else { Voice::Silent };
+        self.feed_some(around, again, &mut Out { voice, ..out.again() })?;
         self.feed_some(around, new, out)
     }
 
     fn feed_some(&mut self, around: &Around<'_>, records: &[Incoming], out: &mut Out<'_>) -> Result<(), Error> {
         let Some(last) = records.last() else { return Ok(()) };
-        self.touched |= !out.is_silent;
+        self.touched |= out.voice == Voice::All;
         self.unsaved = true;
         self.next = last.offset + 1;
         match self.role {
@@ -339,7 +359,7 @@ impl Running {
         let reject =
             Reject::new(Reason::Poison, "a step panicked on it several times; the log of the job has its words");
         let stage = self.task.stage();
-        if stage == Stage::Intake && !out.is_silent {
+        if stage == Stage::Intake && out.voice == Voice::All {
             out.counts.add(Counter::EventsIn, 1);
             out.counts.add(Counter::DeadLetters, 1);
             return out.outbox.dead_letter(out.log, &reject, stage, record, None);
@@ -452,6 +472,7 @@ impl Running {
         let meta = Meta {
             input_offset: self.next,
             stream_time: self.task.now(),
+            steps_id: self.steps_id,
             checkpoints: kept.meta.checkpoints + 1,
             ..kept.meta.clone()
         };
@@ -472,6 +493,7 @@ impl Running {
         kept.rows.apply(&saved.writes, &kept.meta)?;
         self.unsaved = false;
         self.doubtful = false;
+        self.is_changed = false;
         self.saved_at = now;
         Ok(())
     }
@@ -526,15 +548,15 @@ impl Cause<'_> {
 impl Out<'_> {
     /// The same, borrowed anew.
     fn again(&mut self) -> Out<'_> {
-        Out { outbox: self.outbox, log: self.log, counts: self.counts, is_silent: self.is_silent }
+        Out { outbox: self.outbox, log: self.log, counts: self.counts, voice: self.voice }
     }
 
     /// Carries out what a step brought about, and leaves it empty. In silence it happened before.
     fn take(&mut self, effects: &mut Effects, cause: Option<&Incoming>) -> Result<(), Error> {
-        if self.is_silent {
-            effects.outputs.clear();
+        if self.voice != Voice::All {
             effects.counts = Counts::default();
-            return Ok(());
+            let speaks = self.voice == Voice::Blocks;
+            effects.outputs.retain(|output| speaks && matches!(output, Output::Block(_)));
         }
         self.counts.merge(&effects.counts);
         effects.counts = Counts::default();
@@ -542,7 +564,7 @@ impl Out<'_> {
     }
 
     fn broken(&mut self, reject: &Reject, stage: Stage, record: &Incoming, item: Option<&[u8]>) -> Result<(), Error> {
-        if self.is_silent {
+        if self.voice != Voice::All {
             return Ok(());
         }
         self.counts.add(Counter::BrokenItems, 1);
@@ -609,6 +631,7 @@ pub(super) fn fresh_meta(application_id: &str, partitions: i32, env: &Env) -> Me
         input_offset: 0,
         changelog_offset: 0,
         stream_time: Millis::MIN,
+        steps_id: env.steps_id(),
         checkpoints: 0,
     }
 }

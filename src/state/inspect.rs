@@ -114,13 +114,6 @@ pub struct KindSum {
     pub unreadable: u64,
 }
 
-/// Sizes of a store's files, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub struct FileSizes {
-    pub sst: u64,
-    pub wal: u64,
-}
-
 impl LookedAtStore {
     /// The position of the rows; `None` for a store that was never written.
     ///
@@ -163,21 +156,19 @@ impl LookedAtStore {
         Ok(sums)
     }
 
+    /// Bytes of the files that hold its rows, compressed and with what compaction has not dropped yet.
+    ///
     /// # Errors
     /// The folder does not read.
-    pub fn sizes(&self) -> Result<FileSizes, Error> {
-        let mut sizes = FileSizes::default();
+    pub fn sst_bytes(&self) -> Result<u64, Error> {
+        let mut sum = 0;
         for entry in fs::read_dir(&self.path).map_err(|e| unusable(&self.path, &e))? {
             let entry = entry.map_err(|e| unusable(&self.path, &e))?;
-            let path = entry.path();
-            let bytes = || entry.metadata().map(|of| of.len()).map_err(|e| unusable(&path, &e));
-            match path.extension().and_then(|extension| extension.to_str()) {
-                Some("sst") => sizes.sst += bytes()?,
-                Some("log") => sizes.wal += bytes()?,
-                Some(_) | None => {}
+            if entry.path().extension().is_some_and(|extension| extension == "sst") {
+                sum += entry.metadata().map_err(|e| unusable(&entry.path(), &e))?.len();
             }
         }
-        Ok(sizes)
+        Ok(sum)
     }
 }
 

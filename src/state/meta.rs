@@ -25,6 +25,9 @@ pub struct Meta {
     /// Next offset of the changelog partition: restoring starts here. In the changelog itself it says nothing.
     pub changelog_offset: i64,
     pub stream_time: Millis,
+    /// Build and playbooks under which the rows came to be, see [`Env::steps_id`](crate::engine::Env::steps_id): others
+    /// replay the input differently.
+    pub steps_id: u64,
     /// Checkpoints so far.
     pub checkpoints: u64,
 }

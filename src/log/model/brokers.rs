@@ -142,11 +142,11 @@ impl Cluster {
         flight.into_iter().chain(timeout).chain(expiry).min()
     }
 
-    /// Waits for whatever comes next. A client that waits has nothing else to do, and there is one thread.
-    pub(super) fn wait(&mut self) {
-        if let Some(next) = self.next_event() {
-            self.pass_to(next);
-        }
+    /// Waits for whatever comes next; `false` when nothing ever will. A client that waits has nothing else to do, and
+    /// there is one thread.
+    pub(super) fn wait(&mut self) -> bool {
+        let next = self.next_event();
+        next.inspect(|next| self.pass_to(*next)).is_some()
     }
 
     pub(super) fn pass_to(&mut self, to: Millis) {
@@ -204,9 +204,10 @@ impl Cluster {
     }
 
     pub(super) fn wait_for_markers(&mut self, id: &str) {
-        while self.coordinator.get(id).is_some_and(|held| matches!(held.state, State::Ending { .. })) {
-            self.wait();
-        }
+        let is_ending = |cluster: &Cluster| {
+            cluster.coordinator.get(id).is_some_and(|held| matches!(held.state, State::Ending { .. }))
+        };
+        while is_ending(self) && self.wait() {}
     }
 
     /// Sends a request through the weather.

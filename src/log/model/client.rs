@@ -38,9 +38,14 @@ pub struct ModelLog {
     heard: BTreeMap<Part, i64>,
     /// Changelogs being restored: the next offset, and where each is done.
     restoring: BTreeMap<Part, (i64, i64)>,
+    /// How often in a row the producer found itself fenced.
+    fenced: u32,
     /// Where the next poll begins to look.
     turn: usize,
 }
+
+/// As [`KafkaLog`](super::super::kafka::KafkaLog) has it.
+const FENCED_MAX: u32 = 3;
 
 /// Records of one changelog that are handed over at a time.
 const RESTORED_MAX: usize = 16;
@@ -80,6 +85,7 @@ impl ModelLog {
             positions: BTreeMap::new(),
             heard: BTreeMap::new(),
             restoring: BTreeMap::new(),
+            fenced: 0,
             turn: 0,
         }
     }
@@ -132,11 +138,17 @@ impl ModelLog {
     }
 
     fn give_up(&mut self, why: Refusal) -> Result<Outcome, Error> {
-        if why == Refusal::ProducerFenced {
-            return Err(Error::Fenced(self.options.member.clone()));
-        }
         self.abort()?;
         Ok(Outcome::Aborted(format!("{why:?}")))
+    }
+
+    /// A transaction that timed out looks like another instance of the same name; but the latter goes on.
+    fn was_fenced(&mut self) -> Result<Outcome, Error> {
+        if self.fenced >= FENCED_MAX {
+            return Err(Error::Fenced(self.options.member.clone()));
+        }
+        self.fenced += 1;
+        Ok(Outcome::Unknown(format!("{:?}", Refusal::ProducerFenced)))
     }
 
     /// What the background of the client has to tell.
@@ -202,9 +214,7 @@ impl Log for ModelLog {
     fn committed(&mut self, parts: &[Part]) -> Result<Vec<Option<i64>>, Error> {
         let group = self.options.group.clone();
         self.cluster.with(|inner| {
-            while inner.groups.get(&group).is_some_and(|group| group.is_unstable(parts)) {
-                inner.wait();
-            }
+            while inner.groups.get(&group).is_some_and(|group| group.is_unstable(parts)) && inner.wait() {}
             let group = inner.groups.get(&group);
             Ok(parts.iter().map(|part| group.and_then(|group| group.committed(part))).collect())
         })
@@ -241,21 +251,23 @@ impl Log for ModelLog {
         if !offsets.is_empty() {
             match self.send_offsets(offsets) {
                 Answer::Done => {}
+                Answer::Refused(Refusal::ProducerFenced) => return self.was_fenced(),
                 Answer::Refused(why) => return self.give_up(why),
                 Answer::Silence => return Ok(Outcome::Unknown("no answer to TxnOffsetCommit".to_owned())),
             }
         }
         match self.end(true) {
             Answer::Done => {
-                if self.transaction.was_repeated {
+                self.fenced = 0;
+                let was_repeated = self.transaction.was_repeated;
+                let ends = self.forget();
+                if was_repeated {
                     // The first one may still come, and would end the next transaction of this epoch.
-                    let ends = self.forget();
                     self.recreate()?;
-                    return Ok(Outcome::Committed(ends));
                 }
-                Ok(Outcome::Committed(self.forget()))
+                Ok(Outcome::Committed(ends))
             }
-            Answer::Refused(Refusal::ProducerFenced) => Err(Error::Fenced(self.options.member.clone())),
+            Answer::Refused(Refusal::ProducerFenced) => self.was_fenced(),
             Answer::Refused(why) => Ok(Outcome::Unknown(format!("{why:?}"))),
             Answer::Silence => Ok(Outcome::Unknown("no answer to EndTxn".to_owned())),
         }

@@ -48,16 +48,7 @@ impl Instance {
     /// No file of it may grow by much from now on: a full disk, for one process. `false`: it has ended already.
     pub fn fill_disk(&self) -> bool {
         let written = std::fs::metadata(&self.log).map_or(0, |log| log.len());
-        self.limit_files(&(written + (4 << 10)).to_string())
-    }
-
-    /// There is room again.
-    pub fn empty_disk(&self) {
-        self.limit_files("unlimited");
-    }
-
-    fn limit_files(&self, bytes: &str) -> bool {
-        let limit = format!("--fsize={bytes}");
+        let limit = format!("--fsize={}", written + (4 << 10));
         Command::new("prlimit").args(["--pid", &self.pid, &limit]).output().expect("prlimit starts").status.success()
     }
 

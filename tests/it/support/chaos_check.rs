@@ -58,7 +58,7 @@ impl Watch {
         let found = self.group.committed_offsets(asked, ASK_MAX).ok()?;
         let offset = |e: rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match e.offset() {
             Offset::Offset(offset) => offset,
-            _ => 0,
+            Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => 0,
         };
         Some(found.elements_for_topic(topic).into_iter().map(offset).collect())
     }

@@ -79,11 +79,11 @@ pub fn schedule(count: usize, dice: &mut Dice) -> Vec<Fault> {
         .flat_map(|fault| std::iter::repeat_n(*fault, (fault.share() * count / 1000).max(usize::from(count >= 30))))
         .collect();
     // Those that a short run has too few of.
-    for fault in [Fault::Kill, Fault::Stop].into_iter().filter(|_| count < 100 && count >= 30) {
+    for fault in [Fault::Kill, Fault::Stop].into_iter().filter(|_| (30..100).contains(&count)) {
         all.push(fault);
     }
     while all.len() < count {
-        all.push(if all.len() % 2 == 0 { Fault::EndTxn } else { Fault::OffsetCommit });
+        all.push(if all.len().is_multiple_of(2) { Fault::EndTxn } else { Fault::OffsetCommit });
     }
     all.truncate(count);
     for at in (1..all.len()).rev() {
@@ -128,8 +128,8 @@ pub struct Chaos<'a> {
 const STILL_MAX: Duration = Duration::from_secs(240);
 /// How long a fault waits for its request.
 const REQUEST_MAX: Duration = Duration::from_secs(20);
-/// How long a process may take to notice that its disk is full.
-const DISK_MAX: Duration = Duration::from_secs(60);
+/// After so long a process is told to end that has not noticed that its disk is full.
+const DISK_MAX: Duration = Duration::from_secs(10);
 const END_MAX: Duration = Duration::from_secs(120);
 
 impl<'a> Chaos<'a> {
@@ -149,7 +149,7 @@ impl<'a> Chaos<'a> {
             Fault::FullDisk => self.full_disk(),
             Fault::RollingRestart => self.rolling_restart(),
         }
-        let pause = Duration::from_millis(300 + self.dice.below(1_200));
+        let pause = Duration::from_millis(200 + self.dice.below(1_000));
         self.pass(pause);
     }
 
@@ -209,10 +209,10 @@ impl<'a> Chaos<'a> {
         let at = self.victim();
         self.end(at, "KILL", END_MAX);
         let mut state = self.job.instances[at].state.clone();
-        match fault {
-            Fault::KillAndWipe => drop(std::fs::remove_dir_all(&state)),
-            Fault::KillAndExchange => state = self.job.exchange(state),
-            _ => {}
+        if fault == Fault::KillAndWipe {
+            drop(std::fs::remove_dir_all(&state));
+        } else if fault == Fault::KillAndExchange {
+            state = self.job.exchange(state);
         }
         // At once, or when the others have noticed.
         let pause = self.dice.below(2) * self.dice.below(SESSION_MS * 3 / 2);
@@ -274,8 +274,8 @@ impl<'a> Chaos<'a> {
         }
     }
 
-    /// It must end by itself, in order, and say why; and go on where it was once there is room. One without a task
-    /// writes nothing, and notices nothing.
+    /// It must end in order, by itself or when it is told to; and go on where it was once there is room. One that has
+    /// nothing to write for a while notices only when it closes its stores.
     fn full_disk(&mut self) {
         self.look_after();
         let at = self.victim();
@@ -284,18 +284,17 @@ impl<'a> Chaos<'a> {
             return;
         }
         let since = Instant::now();
+        let mut is_told = false;
         let instance = &mut self.job.instances[at];
-        let status = until(DISK_MAX * 2, "a process to notice that its disk is full", || match instance.status() {
-            Some(status) => Some(Some(status)),
-            None => (since.elapsed() > DISK_MAX).then_some(None),
+        let status = until(END_MAX, "a process with a full disk to end", || {
+            if !is_told && since.elapsed() > DISK_MAX {
+                is_told = true;
+                instance.signal("TERM");
+            }
+            instance.status()
         });
-        let Some(status) = status else {
-            instance.empty_disk();
-            self.done.missed += 1;
-            return;
-        };
         let words = instance.last_words();
-        assert!(status > 0 && status < 128, "with a full disk a process ended with {status}:\n{words}");
+        assert!(status < 128 && (is_told || status > 0), "with a full disk a process ended with {status}:\n{words}");
         let state = instance.state.clone();
         self.job.replace(at, state);
         self.count(Fault::FullDisk);

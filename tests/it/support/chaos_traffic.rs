@@ -256,7 +256,7 @@ impl Traffic {
         };
         let mut event = Traffic::blank(source, format!("User{n}@mail.example"));
         event.user_agent = Some("browser".to_owned());
-        event.account_created_at = (n % 7 == 0).then(|| self.now - 2 * 86_400_000);
+        event.account_created_at = n.is_multiple_of(7).then(|| self.now - 2 * 86_400_000);
         if self.dice.chance(85) {
             event.outcome = Outcome::Success;
         } else if self.dice.chance(60) {

@@ -1,6 +1,7 @@
 //! What stands between a loop and its log in the simulation: crashes and stops at any call, and for the negative proof a
 //! client that lacks the defence against KIP-890.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,9 @@ pub trait Fate: Send + Sync {
 
     /// Whether the transaction that is to be committed now is aborted instead.
     fn aborts(&self) -> bool;
+
+    /// For whoever looks into one seed.
+    fn hears(&self, worker: usize, what: &dyn Fn() -> String);
 }
 
 /// A log that calls the fate before and after every call.
@@ -24,53 +28,59 @@ pub struct Meddled {
 }
 
 impl Meddled {
-    fn around<T>(&mut self, call: impl FnOnce(&mut dyn Log) -> Result<T, Error>) -> Result<T, Error> {
+    fn around<T: Debug>(
+        &mut self,
+        what: &dyn Fn() -> String,
+        call: impl FnOnce(&mut dyn Log) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         self.fate.meets(self.worker)?;
-        let answer = call(self.inner.as_mut())?;
+        let answer = call(self.inner.as_mut());
+        self.fate.hears(self.worker, &|| format!("{} -> {answer:?}", what()));
         self.fate.meets(self.worker)?;
-        Ok(answer)
+        answer
     }
 }
 
 impl Log for Meddled {
     fn poll(&mut self, wait: Duration) -> Result<Polled, Error> {
-        self.around(|log| log.poll(wait))
+        self.around(&|| "poll".to_owned(), |log| log.poll(wait))
     }
 
     fn assign(&mut self, parts: &[(Part, i64)]) -> Result<(), Error> {
-        self.around(|log| log.assign(parts))
+        self.around(&|| format!("assign {parts:?}"), |log| log.assign(parts))
     }
 
     fn release(&mut self, parts: &[Part]) -> Result<(), Error> {
-        self.around(|log| log.release(parts))
+        self.around(&|| format!("release {parts:?}"), |log| log.release(parts))
     }
 
     fn committed(&mut self, parts: &[Part]) -> Result<Vec<Option<i64>>, Error> {
-        self.around(|log| log.committed(parts))
+        self.around(&|| format!("committed {parts:?}"), |log| log.committed(parts))
     }
 
     fn send(&mut self, record: Outgoing) -> Result<(), Error> {
-        self.around(|log| log.send(record))
+        let place = (Arc::clone(&record.topic), record.partition, record.key.clone());
+        self.around(&|| format!("send {place:?}"), |log| log.send(record))
     }
 
     fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<Outcome, Error> {
         if self.fate.aborts() {
-            self.around(|log| log.abort())?;
+            self.around(&|| "abort".to_owned(), |log| log.abort())?;
             return Ok(Outcome::Aborted("by the dice".to_owned()));
         }
-        self.around(|log| log.commit(offsets))
+        self.around(&|| format!("commit {offsets:?}"), |log| log.commit(offsets))
     }
 
     fn abort(&mut self) -> Result<(), Error> {
-        self.around(|log| log.abort())
+        self.around(&|| "abort".to_owned(), |log| log.abort())
     }
 
     fn recreate(&mut self) -> Result<(), Error> {
-        self.around(|log| log.recreate())
+        self.around(&|| "recreate".to_owned(), |log| log.recreate())
     }
 
     fn seek(&mut self, offsets: &[(Part, i64)]) -> Result<(), Error> {
-        self.around(|log| log.seek(offsets))
+        self.around(&|| format!("seek {offsets:?}"), |log| log.seek(offsets))
     }
 
     fn partitions(&mut self, topic: &str) -> Result<Option<i32>, Error> {
@@ -78,7 +88,7 @@ impl Log for Meddled {
     }
 
     fn beginning(&mut self, part: &Part) -> Result<i64, Error> {
-        self.around(|log| log.beginning(part))
+        self.around(&|| format!("beginning {part:?}"), |log| log.beginning(part))
     }
 
     fn lags(&self) -> Vec<(Part, i64)> {
@@ -86,11 +96,11 @@ impl Log for Meddled {
     }
 
     fn restore(&mut self, part: &Part, from: i64) -> Result<(), Error> {
-        self.around(|log| log.restore(part, from))
+        self.around(&|| format!("restore {part} from {from}"), |log| log.restore(part, from))
     }
 
     fn restored(&mut self, wait: Duration, each: &mut RestoreEach<'_>) -> Result<Vec<Restored>, Error> {
-        self.around(|log| log.restored(wait, each))
+        self.around(&|| "restored".to_owned(), |log| log.restored(wait, each))
     }
 
     fn end_restore(&mut self, part: &Part) {

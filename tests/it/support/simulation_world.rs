@@ -61,6 +61,7 @@ pub struct Told {
     pub kills: u64,
     pub stops: u64,
     pub departures: u64,
+    pub cleanings: u64,
     pub wipes: u64,
     pub fenced: u64,
     pub turns: u64,
@@ -79,6 +80,7 @@ impl Told {
         self.kills += other.kills;
         self.stops += other.stops;
         self.departures += other.departures;
+        self.cleanings += other.cleanings;
         self.wipes += other.wipes;
         self.fenced += other.fenced;
         self.turns += other.turns;
@@ -99,6 +101,8 @@ pub struct World {
     pub wiring: Arc<Wiring>,
     is_defended: bool,
     is_static: bool,
+    /// Whether every call is printed.
+    is_told: bool,
     rates: Rates,
     /// Rows that a worker keeps in hand: all of them, a few, or none.
     rows_in_hand: usize,
@@ -169,7 +173,7 @@ fn env_of_the_simulation() -> Env {
 }
 
 impl World {
-    pub fn new(seed: u64, is_defended: bool) -> Arc<World> {
+    pub fn new(seed: u64, is_defended: bool, is_told: bool) -> Arc<World> {
         let mut dice = Dice::new(seed, 0);
         let text = include_str!("../../../topology/topics.yaml");
         let topics = Topics::parse(text, "test", "", Some(PARTITIONS)).unwrap();
@@ -227,6 +231,7 @@ impl World {
             wiring,
             is_defended,
             is_static,
+            is_told,
             rates,
             rows_in_hand,
             inner: Mutex::new(inner),
@@ -362,6 +367,7 @@ impl World {
         }
         if self.with(|inner| inner.dice.one_in(rates.cleanings)) {
             self.cluster.clean();
+            self.with(|inner| inner.told.cleanings += 1);
         }
     }
 
@@ -591,5 +597,11 @@ impl Fate for World {
 
     fn aborts(&self) -> bool {
         self.with(|inner| !inner.is_calm && inner.dice.one_in(self.rates.aborts))
+    }
+
+    fn hears(&self, worker: usize, what: &dyn Fn() -> String) {
+        if self.is_told {
+            eprintln!("{:>6} worker {worker}: {}", self.elapsed(), what());
+        }
     }
 }

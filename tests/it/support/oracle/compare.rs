@@ -162,9 +162,9 @@ pub fn control(
     for (topic, input, wanted) in
         [("attempts-by-source", by_source, &all), ("attempts-by-account", by_account, &passed_on)]
     {
-        for partition in 0..input.len() {
+        for (partition, records) in input.iter().enumerate() {
             let mut changes = Vec::new();
-            for item in input[partition].iter().flat_map(items) {
+            for item in records.iter().flat_map(items) {
                 if let Item::Mark(mark) = item {
                     changes.extend(mark.changes.iter().map(|change| (change.name(), change.version())));
                 }

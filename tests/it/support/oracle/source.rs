@@ -441,10 +441,9 @@ impl Task<'_> {
             }
             self.pairs.remove(&(a.tenant.clone(), a.source, entry.account.clone()));
             let network_key = (a.tenant.clone(), a.source.network());
-            for good in [self.good_sources.get_mut(&key), self.good_networks.get_mut(&network_key)] {
-                if let Some(good) = good {
-                    good.retain(|(account, first, _)| *account != entry.account || *first < entry.arrived_at);
-                }
+            let of_source = self.good_sources.get_mut(&key);
+            for good in of_source.into_iter().chain(self.good_networks.get_mut(&network_key)) {
+                good.retain(|(account, first, _)| *account != entry.account || *first < entry.arrived_at);
             }
             let note = Note {
                 tenant: a.tenant.clone(),
