@@ -352,7 +352,7 @@ impl Task {
     /// Rows in hand.
     #[must_use]
     pub fn held_len(&self) -> usize {
-        self.view.len()
+        self.view.held_len()
     }
 
     /// Lets go of rows that need not stay in hand, beyond `kept_max`. It changes no result.

@@ -173,7 +173,7 @@ impl View {
 
     /// How many rows are in hand, those that are known to be absent among them.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn held_len(&self) -> usize {
         self.slots.len()
     }
 

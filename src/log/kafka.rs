@@ -468,12 +468,13 @@ impl Log for KafkaLog {
     fn release(&mut self, parts: &[Part]) -> Result<(), Error> {
         let mut gone = TopicPartitionList::new();
         for part in parts {
-            // One that was still being restored was never read.
+            // What was still being opened was never assigned.
             if self.next.remove(part).is_some() {
                 gone.add_partition(&part.topic, part.partition);
             }
             self.heard.remove(part);
         }
+        // Said even of none: the group waits for the answer to its revocation.
         if parts.is_empty() { Ok(()) } else { self.consumer.incremental_unassign(&gone).map_err(refused) }
     }
 
@@ -836,7 +837,7 @@ fn consumer_config(options: &KafkaOptions) -> Result<ClientConfig, Error> {
 fn producer_config(options: &KafkaOptions) -> Result<ClientConfig, Error> {
     options.client.config(
         &[
-            ("linger.ms", "20"),
+            ("linger.ms", "5"),
             ("batch.size", "1000000"),
             ("batch.num.messages", "10000"),
             ("compression.codec", "lz4"),

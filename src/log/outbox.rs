@@ -106,7 +106,7 @@ impl Outbox {
         log.send(Outgoing { topic, partition: Some(partition), key: None, value: Some(value), headers: Vec::new() })
     }
 
-    /// Sends the frames that hold something. Called at the end of each batch.
+    /// Sends the frames that hold something. Called before a commit: nobody sees them sooner.
     ///
     /// # Errors
     /// The log refuses a record for good.

@@ -67,6 +67,9 @@ pub struct StageOptions {
 
 /// Most records worked off before their rows are asked for together.
 const BATCH_RECORDS_MAX: usize = 1_000;
+/// How long a poll waits for more when there is something in hand. What steps bring about is out with the commit and no
+/// sooner, so small batches only cost.
+const GATHER: Duration = Duration::from_millis(2);
 /// Records between two looks at the clock: it costs as much as polling one.
 const LOOK_EVERY: usize = 25;
 /// Most bytes of them.
@@ -224,10 +227,14 @@ impl<L: Log> StageLoop<L> {
         Ok(())
     }
 
-    /// How long a poll may wait: not at all while something is in hand, else until the next commit.
+    /// How long a poll may wait: until the next commit, but not long while something is in hand.
     fn poll_wait(&self) -> Duration {
-        if self.polled > 0 || !self.opening.is_empty() {
+        if !self.opening.is_empty() {
             return Duration::ZERO;
+        }
+        // While records come fast there is no wait, and the clock need not be asked.
+        if self.polled > 0 {
+            return GATHER;
         }
         let left = (self.committed_at + self.interval()).saturating_sub(self.of.clock.elapsed());
         let has_touched = self.tasks.values().any(|running| running.touched);
@@ -429,7 +436,7 @@ impl<L: Log> StageLoop<L> {
                 running.feed(&around, &records, &mut out)?;
             }
         }
-        self.outbox.flush(&mut self.log)
+        Ok(())
     }
 
     /// Ticks, outputs, offsets, and what is to be saved: one transaction.
