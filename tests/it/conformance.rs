@@ -30,7 +30,7 @@ const SCENARIOS: &[Scenario] = &[
     ("a-commit", a_commit, &["committed", "Some(1)", "x@0/0 y@0/1", "committed", "Some(2)", "z@0/3"]),
     ("an-abort", an_abort, &["None", "committed", "y@0/2", "Some(1)"]),
     ("fenced", fenced, &["committed", "unknown", "committed", "first@0/0 second@0/2", "Some(2)"]),
-    ("open", open, &["committed", "published@0/1 sent@0/0"]),
+    ("open", open, &["committed", "sent@0/0 published@0/1"]),
     ("markers", markers, &["committed", "x@0/0"]),
     ("crashed", crashed, &["committed", "Some(1)", "committed", "x@0/0 z@0/4", "Some(2)"]),
     ("restored", restored, &["committed, changelog to 2", "committed, changelog to 7", "a=1 b=1 a=2 b=gone done at 8"]),
