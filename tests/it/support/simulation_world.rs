@@ -526,7 +526,9 @@ impl World {
         let settled = self.with(|inner| {
             inner.workers.iter().all(|worker| matches!(&worker.slot, Slot::Up(running) if running.is_settled()))
         });
-        settled && self.cluster.unfinished().is_empty() && self.left_over().is_empty()
+        // A member that is gone without a word keeps its partitions for a session, and until then nobody has them.
+        let tasks = Stage::ALL.len() * PARTITIONS as usize;
+        settled && self.owners().len() == tasks && self.cluster.unfinished().is_empty() && self.left_over().is_empty()
     }
 
     /// Committed records of the group's topics that its committed offsets do not cover.
