@@ -142,7 +142,12 @@ fn replay_intake(world: &World, partition: i32, input: &[Incoming], expected: &m
         for output in effects.outputs {
             match output {
                 Output::DeadLetter(_) => expected.dead.push((partition, record.offset)),
-                other => expected.take((Stage::Intake, partition), other, world),
+                Output::Item { .. }
+                | Output::MarkAll { .. }
+                | Output::Verdict(_)
+                | Output::Block(_)
+                | Output::Status(_)
+                | Output::Incident(_) => expected.take((Stage::Intake, partition), output, world),
             }
         }
     }

@@ -340,7 +340,7 @@ impl World {
                         inner.told.kills += 1;
                         Some(running)
                     }
-                    other => {
+                    other @ (Slot::Down(_) | Slot::Out) => {
                         worker.slot = other;
                         None
                     }
@@ -458,7 +458,7 @@ impl World {
             }
             match std::mem::replace(&mut worker.slot, Slot::Out) {
                 Slot::Up(running) => Some(running),
-                other => {
+                other @ (Slot::Down(_) | Slot::Out) => {
                     worker.slot = other;
                     None
                 }
@@ -490,7 +490,7 @@ impl World {
             match error {
                 _ if is_ours => inner.told.crashes += 1,
                 Error::Fenced(_) => inner.told.fenced += 1,
-                other => {
+                other @ (Error::Kafka(_) | Error::Setup(_) | Error::Panicked { .. } | Error::State(_)) => {
                     let _kept = inner.failure.get_or_insert_with(|| format!("worker {n} ended: {other}"));
                 }
             }
