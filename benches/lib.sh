@@ -16,6 +16,8 @@ BOOTSTRAP=${BOOTSTRAP:-}
 BROKER_PID=${BROKER_PID:-0}
 BROKER_DIR=${BROKER_DIR:-}
 PORT=${PORT:-29492}
+# In front of every topic's name; several workloads lie side by side in one Kafka.
+PREFIX=${PREFIX:-}
 PEERS=${PEERS:-../shared/peers/kafka-streams}
 PEERS_BUILD=${PEERS_BUILD:-${XDG_CACHE_HOME:-$HOME/.cache}/portcullis-peers/kafka-streams}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$HOME/.cache/portcullis/target}
@@ -92,6 +94,7 @@ share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=1000
 auto.create.topics.enable=false
 log.retention.ms=-1
+broker.session.timeout.ms=60000
 P
     java -Xmx256m -cp "$kafka_libs/*" kafka.tools.StorageTool format --cluster-id=portcullis-bench-0000 \
         --config "$BROKER_DIR/server.properties" > "$BROKER_DIR/log" 2>&1
@@ -116,10 +119,6 @@ P
 has_peers() { [ -f "$PEERS/pom.xml" ]; }
 
 build_peers() {
-    if ! has_peers; then
-        say "there are no peers at $PEERS, whose load generator makes the workload; set PEERS to their folder"
-        return 1
-    fi
     if [ -f "$PEERS_BUILD/classes/portcullis/peer/LoadGen.class" ]; then return; fi
     say "building the peers into $PEERS_BUILD"
     mkdir -p "$PEERS_BUILD"
@@ -135,10 +134,22 @@ peer() { # heap class arguments
 
 # Loads the peers' workload into login-events unless it is there. Event time starts now and runs at the pace of loading.
 load() {
-    build_peers
     say "loading $EVENTS events at $EVENTS_PER_MS a millisecond"
-    peer 512m LoadGen --bootstrap "$BOOTSTRAP" --topic login-events --events "$EVENTS" --partitions 8 --seed "$SEED" \
-        --rate $((EVENTS_PER_MS * 1000)) --events-per-ms "$EVENTS_PER_MS" --start-ms "$(date +%s%3N)"
+    if has_peers; then
+        build_peers
+        peer 512m LoadGen --bootstrap "$BOOTSTRAP" --topic "${PREFIX}login-events" --events "$EVENTS" --partitions 8 \
+            --seed "$SEED" --rate $((EVENTS_PER_MS * 1000)) --events-per-ms "$EVENTS_PER_MS" --start-ms "$(date +%s%3N)"
+    else
+        say "there are no peers at $PEERS (set PEERS to their folder), so this is a workload of our own"
+        load_own 1000000
+    fi
+}
+
+# Loads a workload with so many entities into login-events.
+load_own() { # entities
+    "$portcullis" --bootstrap "$BOOTSTRAP" ${PREFIX:+--topic-prefix "$PREFIX"} --application-id none topics apply > /dev/null
+    "$bench" load --bootstrap "$BOOTSTRAP" --topic "${PREFIX}login-events" --events "$EVENTS" --entities "$1" \
+        --seed "$SEED" --rate $((EVENTS_PER_MS * 1000))
 }
 
 # The topology folder of a set of playbooks: `shipped` or a folder under benches/.
@@ -159,13 +170,14 @@ topology_of() { # playbooks
 # Makes every topic but login-events anew, under an application id of its own, so that no run sees another's.
 fresh_topics() { # application
     "$bench" forget --bootstrap "$BOOTSTRAP"
-    "$portcullis" --bootstrap "$BOOTSTRAP" --application-id "$1" topics apply > /dev/null
+    "$portcullis" --bootstrap "$BOOTSTRAP" ${PREFIX:+--topic-prefix "$PREFIX"} --application-id "$1" topics apply > /dev/null
 }
 
 settings_file() { # application playbooks state
     cat > "$work/$1.yaml" << S
 bootstrap: $BOOTSTRAP
 application_id: $1
+topic_prefix: "$PREFIX"
 topology: $(topology_of "$2")
 state_dir: $3
 hash_key: portcullis-bench-hash-key
@@ -176,23 +188,45 @@ S
     echo "$work/$1.yaml"
 }
 
-# Runs the job over login-events to the end and prints its line.
+# Starts the job; sets job_pid.
+start_portcullis() { # application playbooks state
+    PORTCULLIS_LOG=${PORTCULLIS_LOG:-warn} "$portcullis" --settings "$(settings_file "$1" "$2" "$3")" \
+        run --listen "127.0.0.1:$listen_port" >&2 &
+    job_pid=$!
+    children+=("$job_pid")
+}
+
+# Runs the job over login-events to the end and prints its line. The state folder stays until the script ends.
 run_portcullis() { # application playbooks
-    local application=$1 playbooks=$2 state=$work/state-$1 settings
+    local application=$1 playbooks=$2 state=$work/state-$1 profiler=0
     fresh_topics "$application"
-    settings=$(settings_file "$application" "$playbooks" "$state")
-    PORTCULLIS_LOG=${PORTCULLIS_LOG:-warn} "$portcullis" --settings "$settings" run --listen "127.0.0.1:$listen_port" >&2 &
-    local pid=$! profiler=0
-    children+=("$pid")
+    start_portcullis "$application" "$playbooks" "$state"
     if [ -n "${PERF:-}" ]; then
+        # Threads that begin later would not be in it.
+        "$bench" ready --listen "127.0.0.1:$listen_port" --since 0 > /dev/null
         # shellcheck disable=SC2086 # several options
-        perf record -q -F 499 ${PERF_OPTIONS:---call-graph dwarf,16384} -p "$pid" -o "$PERF" >&2 &
+        perf record -q -F 499 ${PERF_OPTIONS:---call-graph dwarf,16384} -p "$job_pid" -o "$PERF" >&2 &
         profiler=$!
     fi
-    "$bench" meter --bootstrap "$BOOTSTRAP" --application "$application" --pid "$pid" --broker-pid "$BROKER_PID" \
+    "$bench" meter --bootstrap "$BOOTSTRAP" --application "$application" --pid "$job_pid" --broker-pid "$BROKER_PID" \
         --listen "127.0.0.1:$listen_port" --name "portcullis-$playbooks" --state-dir "$state" \
-        ${BROKER_DIR:+--broker-dir "$BROKER_DIR/data"} ${OUTPUTS:+--outputs "$OUTPUTS"}
-    stop "$pid"
+        ${PREFIX:+--prefix "$PREFIX"} ${BROKER_DIR:+--broker-dir "$BROKER_DIR/data"} ${OUTPUTS:+--outputs "$OUTPUTS"}
+    stop "$job_pid"
     if [ "$profiler" != 0 ]; then wait "$profiler" || true; fi
-    if [ "$KEEP" != 1 ]; then rm -rf "$state"; fi
+}
+
+# A figure of the last line of JSON on standard input that has it.
+figure() { # name
+    python3 -c '
+import json, sys
+found = None
+for line in sys.stdin:
+    if line.startswith("{"):
+        found = json.loads(line).get(sys.argv[1], found)
+print(found)' "$1"
+}
+
+# Prints a line and appends it to RESULTS, where that is set.
+record() {
+    if [ -n "${RESULTS:-}" ]; then tee -a "$RESULTS"; else cat; fi
 }

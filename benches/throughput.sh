@@ -5,11 +5,12 @@
 #   PLAYBOOKS="five-rules shipped" benches/throughput.sh
 #
 #   EVENTS=3000000 THREADS=2 COMMIT_MS=100 CACHE_MIB=256 SEED=42 EVENTS_PER_MS=100
-#   PLAYBOOKS=shipped       `shipped`, or a folder of benches/ such as five-rules; several are run one after the other
+#   PLAYBOOKS=shipped       `shipped`, or a folder of benches/: five-rules, rules-of-strangers; several are run one after the other
 #   PERF=FILE               also writes a profile of the job (perf record by its process id); PERF_OPTIONS for its flags
 #   KEEP=1                  the broker with login-events and the state folders stay; the last lines say how to end it
 #   BOOTSTRAP= BROKER_PID= BROKER_DIR=   a broker that was kept: nothing is started, login-events is used as it is
-#   PEERS=DIR               where the peers are (their load generator makes the workload)
+#   PEERS=DIR               where the peers are: their load generator makes the workload; without them it is our own
+#   RESULTS=FILE            also appends the lines there
 #   OUTPUTS=DIR             keeps verdicts, blocklist and incidents of the run there, as JSON lines
 #
 # To profile again and again:
@@ -27,15 +28,17 @@
 # seconds   from the job's readiness (all of its tasks assigned; before its first event) to the commit with which the last
 #           stage is through with everything that came of the events, looked at every 20 ms
 # cpu_seconds, broker_cpu_seconds   user and system, in that time
-# warm_*    the second half of it, counted in committed offsets
+# warm_*    the second half of it, counted in committed offsets, each stage's by itself
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-build
+if [ -z "${NO_BUILD:-}" ]; then build; fi
 kafka
 load
 number=0
 for playbooks in ${PLAYBOOKS:-shipped}; do
     number=$((number + 1))
     say "running with playbooks $playbooks"
-    run_portcullis "bench-$$-$number" "$playbooks"
+    run_portcullis "bench-$$-$number" "$playbooks" > "$work/line"
+    record < "$work/line"
+    if [ "$KEEP" != 1 ]; then rm -rf "$work/state-bench-$$-$number"; fi
 done

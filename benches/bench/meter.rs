@@ -14,7 +14,7 @@ use portcullis::topology::Stage;
 use serde_json::{Map, Value, json};
 
 use crate::kafka::{Place, committed, consumer, ends, ends_at};
-use crate::process::{bytes_under, cpu_seconds, epoch_ms, memory_mib, now, pause};
+use crate::process::{busy_seconds, bytes_under, cpu_seconds, epoch_ms, memory_mib, now, pause};
 use crate::{Result, print};
 
 /// How often committed offsets and CPU times are looked at; the peers look every 100 ms.
@@ -29,6 +29,9 @@ pub(crate) struct Meter {
     bootstrap: String,
     #[arg(long)]
     application: String,
+    /// In front of every topic's name
+    #[arg(long, default_value = "")]
+    prefix: String,
     #[arg(long)]
     pid: u32,
     /// 0: unknown
@@ -60,12 +63,23 @@ struct Sample {
     epoch_ms: i64,
     cpu: f64,
     broker_cpu: f64,
+    /// Of the whole machine.
+    busy: f64,
     committed: BTreeMap<Place, i64>,
 }
 
 impl Sample {
-    fn offsets(&self) -> i64 {
-        self.committed.values().sum()
+    /// How far it is, from 0 to 1: the mean of the stages, each by its own offsets. Frames hold many events, and intake
+    /// may be far ahead of the others.
+    fn share_of(&self, last: &Sample) -> f64 {
+        let mut stages = BTreeMap::<&str, (i64, i64)>::new();
+        for ((topic, partition), end) in &last.committed {
+            let (done, all) = stages.entry(topic).or_default();
+            *done += self.committed.get(&(topic.clone(), *partition)).copied().unwrap_or(0);
+            *all += end;
+        }
+        let shares = stages.values().map(|(done, all)| *done as f64 / (*all).max(1) as f64);
+        shares.sum::<f64>() / stages.len().max(1) as f64
     }
 
     fn reaches(&self, wanted: &BTreeMap<Place, i64>) -> bool {
@@ -76,14 +90,15 @@ impl Sample {
 impl Meter {
     pub(crate) fn run(&self) -> Result<()> {
         let inputs = self.inputs();
-        let group = consumer(&self.bootstrap, &self.application, &[])?;
+        let group = consumer(&self.bootstrap, &format!("{}{}", self.prefix, self.application), &[])?;
         let events = ends(&group, &inputs[..1])?;
         let places: Vec<Place> = ends(&group, &inputs)?.into_keys().collect();
         let look = move |meter: &Meter| -> Result<Sample> {
             let committed = committed(&group, places.iter())?;
             let cpu = cpu_seconds(meter.pid).ok_or("the job has ended")?;
             let broker_cpu = cpu_seconds(meter.broker_pid).unwrap_or(f64::NAN);
-            Ok(Sample { at: now(), epoch_ms: epoch_ms(), cpu, broker_cpu, committed })
+            let busy = busy_seconds().unwrap_or(f64::NAN);
+            Ok(Sample { at: now(), epoch_ms: epoch_ms(), cpu, broker_cpu, busy, committed })
         };
         self.wait_until_ready()?;
         let samples = self.sample_until_through(look, &events)?;
@@ -95,8 +110,8 @@ impl Meter {
     /// The topics that the stages read, in the order of the flow.
     fn inputs(&self) -> Vec<String> {
         let name = |stage: Stage| match stage.input_suffix() {
-            None => "login-events".to_owned(),
-            Some(suffix) => format!("{}-{suffix}", self.application),
+            None => format!("{}login-events", self.prefix),
+            Some(suffix) => format!("{}{}-{suffix}", self.prefix, self.application),
         };
         Stage::ALL.into_iter().map(name).collect()
     }
@@ -129,8 +144,12 @@ impl Meter {
         std::thread::scope(|scope| {
             let sampler = scope.spawn(|| -> Result<()> {
                 while !is_through.load(std::sync::atomic::Ordering::Relaxed) {
-                    let sample = look(self)?;
-                    samples.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
+                    // A broker that is hard at work may leave a question unanswered.
+                    match look(self) {
+                        Ok(sample) => samples.lock().unwrap_or_else(PoisonError::into_inner).push(sample),
+                        Err(error) if cpu_seconds(self.pid).is_none() => return Err(error),
+                        Err(_) => {}
+                    }
                     pause(SAMPLE);
                 }
                 Ok(())
@@ -182,8 +201,8 @@ impl Meter {
         let events = events as f64;
         let seconds = (last.at - first.at).as_secs_f64();
         let (cpu, broker_cpu) = (last.cpu - first.cpu, last.broker_cpu - first.broker_cpu);
-        let half = samples.iter().find(|sample| sample.offsets() >= last.offsets() / 2).unwrap_or(first);
-        let warm_events = events * (1.0 - half.offsets() as f64 / last.offsets() as f64);
+        let half = samples.iter().find(|sample| sample.share_of(last) >= 0.5).unwrap_or(first);
+        let warm_events = events * (1.0 - half.share_of(last));
         let status = get(&self.listen, "/status").map(|(_, body)| body).unwrap_or_default();
         let status: Value = serde_json::from_str(&status).unwrap_or_default();
         let mut line = Map::new();
@@ -194,6 +213,8 @@ impl Meter {
         put("events_per_s", json!((events / seconds).round()));
         put("cpu_seconds", rounded(cpu));
         put("broker_cpu_seconds", rounded(broker_cpu));
+        // What the machine did for others meanwhile: our own looks, and whoever shares it.
+        put("others_cpu_seconds", rounded(last.busy - first.busy - cpu - broker_cpu));
         put("cpu_us_per_event", rounded(cpu * 1e6 / events));
         put("broker_cpu_us_per_event", rounded(broker_cpu * 1e6 / events));
         put("peak_rss_mb", json!(memory_mib(self.pid, "VmHWM")));
@@ -210,7 +231,7 @@ impl Meter {
         }
         if let Some(folder) = &self.broker_dir {
             let of = |suffix: &str| -> Result<Value> {
-                let start = format!("{}-", self.application);
+                let start = format!("{}{}-", self.prefix, self.application);
                 Ok(megabytes(bytes_under(folder, &|name: &str| name.starts_with(&start) && name.contains(suffix))?))
             };
             put("changelog_mb", of("-changelog-")?);
@@ -224,8 +245,11 @@ impl Meter {
     fn outputs(&self) -> Result<BTreeMap<String, Value>> {
         let mut found = BTreeMap::new();
         for topic in OUTPUTS {
-            let mut follower =
-                Follower::new(&ClientOptions::new(&self.bootstrap), &[topic.to_owned()], ReadFrom::Start)?;
+            let mut follower = Follower::new(
+                &ClientOptions::new(&self.bootstrap),
+                &[format!("{}{topic}", self.prefix)],
+                ReadFrom::Start,
+            )?;
             let mut kept = match &self.outputs {
                 Some(folder) => {
                     std::fs::create_dir_all(folder)?;

@@ -35,6 +35,15 @@ pub(crate) fn cpu_seconds(pid: u32) -> Option<f64> {
     Some((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
 }
 
+/// CPU seconds of everything on this machine since it started, but for idling.
+pub(crate) fn busy_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let ticks: Vec<f64> = stat.lines().next()?.split_whitespace().skip(1).filter_map(|t| t.parse().ok()).collect();
+    // user, nice, system, idle, waiting for a disk, interrupts, soft interrupts
+    let busy = [0, 1, 2, 5, 6].into_iter().filter_map(|at| ticks.get(at));
+    Some(busy.sum::<f64>() / TICKS_PER_SECOND)
+}
+
 /// A figure of /proc/PID/status in MiB, such as `VmHWM`, the most memory it ever had, or `VmRSS`, what it has.
 pub(crate) fn memory_mib(pid: u32, name: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -52,8 +61,9 @@ pub(crate) fn bytes_under(folder: &Path, is_wanted: &dyn Fn(&str) -> bool) -> Re
         }
         match entry.metadata() {
             Ok(metadata) if metadata.is_dir() => sum += bytes_under(&entry.path(), &|_| true).unwrap_or(0),
-            // What it takes on disk: the broker makes its index files long beforehand, with nothing in them.
-            Ok(metadata) => sum += metadata.blocks() * 512,
+            // The length of a file, but no more than it takes on disk: the broker makes index files long beforehand, and
+            // RocksDB has room for its log given to it, with nothing in either.
+            Ok(metadata) => sum += metadata.len().min(metadata.blocks() * 512),
             Err(_) => {}
         }
     }

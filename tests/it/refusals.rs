@@ -293,7 +293,7 @@ fn partitions_added_to_the_input_are_read_after_topics_apply() {
     for result in wait(admin.create_partitions(&[NewPartitions::new(&topic, 12)], &AdminOptions::new())).unwrap() {
         result.unwrap();
     }
-    stopped.refused("before topics apply", &stopped.state, &[], 1, &["12 partitions", "portcullis topics apply"]);
+    stopped.refused("before topics apply", &stopped.state, &[], 2, &["12 partitions", "portcullis topics apply"]);
     let topology = stopped.installed.folder.path().join("topology");
     copy(&crate::support::repository().join("topology"), &topology);
     let file = topology.join("topics.yaml");
