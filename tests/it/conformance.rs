@@ -30,7 +30,7 @@ const SCENARIOS: &[Scenario] = &[
     ("a-commit", a_commit, &["committed", "Some(1)", "x@0/0 y@0/1", "committed", "Some(2)", "z@0/3"]),
     ("an-abort", an_abort, &["None", "committed", "y@0/2", "Some(1)"]),
     ("fenced", fenced, &["committed", "unknown", "committed", "first@0/0 second@0/2", "Some(2)"]),
-    ("open", open, &["committed", "published@0/1 sent@0/0"]),
+    ("open", open, &["committed", "sent@0/0 published@0/1"]),
     ("markers", markers, &["committed", "x@0/0"]),
     ("crashed", crashed, &["committed", "Some(1)", "committed", "x@0/0 z@0/4", "Some(2)"]),
     ("restored", restored, &["committed, changelog to 2", "committed, changelog to 7", "a=1 b=1 a=2 b=gone done at 8"]),
@@ -46,21 +46,24 @@ const SCENARIOS: &[Scenario] = &[
 ];
 
 /// What `by_key` tells; checked on Kafka itself.
-const KEYS_BY_PARTITION: &str = "a@0/0 ab@0/1 abc@1/0 abcd@1/1 abcde@0/2 abcdef@1/2 abcdefghijkl@1/3";
+const KEYS_BY_PARTITION: &str = "a@0/0 ab@0/1 abcd@0/2 abcdef@0/3 abc@1/0 abcde@1/1 abcdefghijkl@1/2";
 
 #[test]
 fn the_model_tells_every_scenario_as_it_must() {
-    for (name, play, must) in SCENARIOS {
-        assert_eq!(play(&Rig::model()), *must, "{name}, on the model");
-    }
+    tell(|_| Rig::model());
 }
 
 #[test]
 fn kafka_tells_every_scenario_as_the_model_does() {
     let bootstrap = kafka::shared().bootstrap();
-    for (name, play, must) in SCENARIOS {
-        assert_eq!(play(&Rig::kafka(bootstrap, name)), *must, "{name}, on Kafka");
-    }
+    tell(|name| Rig::kafka(bootstrap, name));
+}
+
+/// Plays every scenario and compares what each tells.
+fn tell(rig: impl Fn(&str) -> Rig) {
+    let told = SCENARIOS.iter().map(|(name, play, must)| (*name, play(&rig(name)), *must));
+    let other: Vec<_> = told.filter(|(_, told, must)| told != must).collect();
+    assert!(other.is_empty(), "name, told, and what it must be: {other:#?}");
 }
 
 fn told(of: impl std::fmt::Debug) -> String {

@@ -175,7 +175,7 @@ impl Client<'_> {
             (read.len() >= records).then_some(())
         });
         // Partitions are read in any order.
-        read.sort();
+        read.sort_by_key(|record| record.split_once('@').map(|(_, place)| place.to_owned()));
         read
     }
 

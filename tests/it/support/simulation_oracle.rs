@@ -142,7 +142,12 @@ fn replay_intake(world: &World, partition: i32, input: &[Incoming], expected: &m
         for output in effects.outputs {
             match output {
                 Output::DeadLetter(_) => expected.dead.push((partition, record.offset)),
-                other => expected.take((Stage::Intake, partition), other, world),
+                Output::Item { .. }
+                | Output::MarkAll { .. }
+                | Output::Verdict(_)
+                | Output::Block(_)
+                | Output::Status(_)
+                | Output::Incident(_) => expected.take((Stage::Intake, partition), output, world),
             }
         }
     }
@@ -430,29 +435,11 @@ fn meaning(rows: &BTreeMap<Key, Vec<u8>>, now: Millis, keep_ms: Millis) -> BTree
                 }
             }
         } else if expires_at > now {
-            let mut row = Row::decode(key, bytes).expect("a row");
-            forget(&mut row, now);
+            let row = Row::decode(key, bytes).expect("a row");
             held.insert((key.clone(), 0), Held::Row(Box::new(row), expires_at));
         }
     }
     held
-}
-
-/// What of a row counts as forgotten is taken out when the row is touched next, so a row may hold it or not.
-fn forget(row: &mut Row, now: Millis) {
-    if let Row::Source(row) = row
-        && row.forgotten_at <= now
-    {
-        row.tallies.clear();
-        row.entries.clear();
-        (row.repeats, row.successes, row.forgotten_at) = Default::default();
-    } else if let Row::Network(row) = row
-        && row.forgotten_at <= now
-    {
-        row.tallies.clear();
-        row.blocked.clear();
-        row.forgotten_at = 0;
-    }
 }
 
 /// The store of each task, its changelog, and the fresh run hold the same.

@@ -340,7 +340,7 @@ impl World {
                         inner.told.kills += 1;
                         Some(running)
                     }
-                    other => {
+                    other @ (Slot::Down(_) | Slot::Out) => {
                         worker.slot = other;
                         None
                     }
@@ -458,7 +458,7 @@ impl World {
             }
             match std::mem::replace(&mut worker.slot, Slot::Out) {
                 Slot::Up(running) => Some(running),
-                other => {
+                other @ (Slot::Down(_) | Slot::Out) => {
                     worker.slot = other;
                     None
                 }
@@ -490,7 +490,7 @@ impl World {
             match error {
                 _ if is_ours => inner.told.crashes += 1,
                 Error::Fenced(_) => inner.told.fenced += 1,
-                other => {
+                other @ (Error::Kafka(_) | Error::Setup(_) | Error::Panicked { .. } | Error::State(_)) => {
                     let _kept = inner.failure.get_or_insert_with(|| format!("worker {n} ended: {other}"));
                 }
             }
@@ -526,7 +526,9 @@ impl World {
         let settled = self.with(|inner| {
             inner.workers.iter().all(|worker| matches!(&worker.slot, Slot::Up(running) if running.is_settled()))
         });
-        settled && self.cluster.unfinished().is_empty() && self.left_over().is_empty()
+        // A member that is gone without a word keeps its partitions for a session, and until then nobody has them.
+        let tasks = Stage::ALL.len() * PARTITIONS as usize;
+        settled && self.owners().len() == tasks && self.cluster.unfinished().is_empty() && self.left_over().is_empty()
     }
 
     /// Committed records of the group's topics that its committed offsets do not cover.
