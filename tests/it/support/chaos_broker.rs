@@ -33,7 +33,7 @@ advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{}
 inter.broker.listener.name=PLAINTEXT
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT
 group.min.session.timeout.ms=1000
-transaction.abort.timed.out.transaction.cleanup.interval.ms=500
+transaction.abort.timed.out.transaction.cleanup.interval.ms=20000
 ",
             proxy.port()
         );

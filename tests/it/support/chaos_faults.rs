@@ -131,6 +131,8 @@ const REQUEST_MAX: Duration = Duration::from_secs(20);
 /// After so long a process is told to end that has not noticed that its disk is full.
 const DISK_MAX: Duration = Duration::from_secs(10);
 const END_MAX: Duration = Duration::from_secs(120);
+/// Requests that the proxy holds back are under way for at most so long, and then markers are written in milliseconds.
+const MARKERS_WRITTEN_AFTER: Duration = Duration::from_secs(3);
 
 impl<'a> Chaos<'a> {
     pub fn new(job: &'a mut Job, dice: &'a mut Dice) -> Chaos<'a> {
@@ -215,9 +217,7 @@ impl<'a> Chaos<'a> {
             state = self.job.exchange(state);
         }
         // At once, or when the others have noticed.
-        let pause = self.dice.below(2) * self.dice.below(SESSION_MS * 3 / 2);
-        let since = Instant::now();
-        until(END_MAX, "time to pass", || (since.elapsed() >= Duration::from_millis(pause)).then_some(()));
+        rest(Duration::from_millis(self.dice.below(2) * self.dice.below(SESSION_MS * 3 / 2)));
         self.job.replace(at, state);
         self.count(fault);
     }
@@ -241,12 +241,19 @@ impl<'a> Chaos<'a> {
         });
     }
 
+    /// With transactions open in every process, but none between the decision to commit and its markers: a Kafka of one
+    /// broker skips the markers of partitions that have no leader while it starts ("these partitions are likely deleted
+    /// already"), and the next transaction of the same producer then commits what should have been aborted. Commits of
+    /// unknown outcome are brought about by the proxy instead.
     fn broker(&mut self) {
+        let awake: Vec<usize> =
+            (0..self.job.instances.len()).filter(|at| !self.job.instances[*at].is_stopped).collect();
+        awake.iter().for_each(|at| self.job.instances[*at].signal("STOP"));
+        rest(MARKERS_WRITTEN_AFTER);
         self.job.broker.kill();
-        let pause = Duration::from_millis(self.dice.below(2_000));
-        let since = Instant::now();
-        until(END_MAX, "time to pass", || (since.elapsed() >= pause).then_some(()));
+        rest(Duration::from_millis(self.dice.below(2_000)));
         self.job.broker.live();
+        awake.iter().for_each(|at| self.job.instances[*at].signal("CONT"));
         self.count(Fault::Broker);
     }
 
@@ -329,6 +336,12 @@ impl<'a> Chaos<'a> {
     pub fn behind(&self) -> Option<i64> {
         self.watch.behind()
     }
+}
+
+/// Lets time pass that is a part of a fault.
+fn rest(time: Duration) {
+    let since = Instant::now();
+    until(time + END_MAX, "time to pass", || (since.elapsed() >= time).then_some(()));
 }
 
 /// What a process said last of why it ended, without what differs from one to the next.
