@@ -603,36 +603,42 @@ impl<L: Log> StageLoop<L> {
         self.log.recreate()?;
         let parts: Vec<Part> = offsets.iter().map(|(part, _)| part.clone()).collect();
         let found = self.log.committed(&parts)?;
-        let has_moved = |(part, ours): &(Part, i64)| self.tasks.get(part).is_some_and(|of| of.committed != *ours);
-        let tells = offsets.iter().any(has_moved);
-        if !tells {
-            // Offsets that did not move say nothing. A commit of ticks and checkpoints alone counts as one that did not
-            // happen; should it have, the next checkpoint says the same once more.
+        let before = |part: &Part| self.tasks.get(part).map(|running| running.committed);
+        // Offsets that were not to move say nothing.
+        let told: Vec<(&Part, i64, Option<i64>)> = offsets
+            .iter()
+            .zip(&found)
+            .filter(|((part, ours), _)| before(part) != Some(*ours))
+            .map(|((part, ours), found)| (part, *ours, *found))
+            .collect();
+        // No commit at all is as it was before the first one.
+        let stands = |part: &Part, found: Option<i64>| found.is_none() || found == before(part);
+        // A transaction moves all of its offsets or none; some may have been moved further by a new owner since.
+        let happened = told.iter().any(|(_, ours, found)| *found == Some(*ours))
+            && !told.iter().any(|(part, _, found)| stands(part, *found));
+        let gone: Vec<Part> = offsets
+            .iter()
+            .zip(&found)
+            .filter(|((part, ours), found)| !(stands(part, **found) || happened && **found == Some(*ours)))
+            .map(|((part, _), _)| part.clone())
+            .collect();
+        if told.is_empty() {
+            // A commit of ticks and checkpoints alone counts as one that did not happen; should it have, the next
+            // checkpoint says the same once more.
             for (_, running) in self.tasks.iter_mut().filter(|(part, _)| saved.contains_key(*part)) {
                 running.doubt();
             }
         }
-        let happened = tells && offsets.iter().zip(&found).all(|((_, ours), found)| *found == Some(*ours));
         if happened {
             // Where the changelog ended is not known; restoring a little more than needed changes nothing.
-            return self.apply(offsets, saved, &[]);
+            self.apply(offsets, saved, &[])?;
         }
-        let gone: Vec<Part> = offsets
-            .iter()
-            .zip(&found)
-            .filter(|((part, _), found)| {
-                let before = self.tasks.get(part).map(|running| running.committed);
-                // No commit at all is as it was before the first one.
-                found.is_some() && before != **found
-            })
-            .map(|((part, _), _)| part.clone())
-            .collect();
         if !gone.is_empty() {
-            // Its new owner restores from the changelog, where this transaction is not.
+            // Its new owner has restored it from the changelog.
             tracing::warn!(parts = ?gone.iter().map(ToString::to_string).collect::<Vec<_>>(), "moved on without us; closed");
             self.close(&gone);
         }
-        self.rewind()
+        if happened { Ok(()) } else { self.rewind() }
     }
 
     fn open(&mut self, parts: Vec<Part>) -> Result<(), Error> {
