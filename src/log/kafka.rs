@@ -104,6 +104,9 @@ pub struct KafkaLog {
     next: BTreeMap<Part, i64>,
     /// Those of which something was heard since they were assigned: what was heard before may be of long ago.
     heard: BTreeSet<Part>,
+    /// Where the client said that it stood in a partition when it was told to stand elsewhere: it says so until it has
+    /// read something from there.
+    stood_at: BTreeMap<Part, i64>,
     /// Asks for ends that count open transactions; made when the first task is opened.
     ends: Option<BaseConsumer<Traced>>,
     /// Reads the changelogs of tasks that are being opened; there while there are some.
@@ -251,6 +254,7 @@ impl KafkaLog {
             names: Names::default(),
             next: BTreeMap::new(),
             heard: BTreeSet::new(),
+            stood_at: BTreeMap::new(),
             ends: None,
             restorer: None,
             restoring: BTreeMap::new(),
@@ -410,6 +414,17 @@ impl KafkaLog {
         Ok(producer.in_flight_count() == 0)
     }
 
+    /// Takes note of where the client says that it stands in partitions which are to be read from elsewhere.
+    fn stands_elsewhere(&mut self, parts: &[(Part, i64)]) {
+        let position = self.consumer.position().ok();
+        for (part, _) in parts {
+            match offset_in(position.as_ref(), part) {
+                Some(at) => self.stood_at.insert(part.clone(), at),
+                None => self.stood_at.remove(part),
+            };
+        }
+    }
+
     fn give_up(&mut self, why: String) -> Result<Outcome, Error> {
         // An abort that fails leaves the producer in a state that cannot be repaired; a new one ends it as well.
         self.abort()?;
@@ -462,7 +477,9 @@ impl Log for KafkaLog {
 
     fn assign(&mut self, parts: &[(Part, i64)]) -> Result<(), Error> {
         self.next.extend(parts.iter().cloned());
-        self.consumer.incremental_assign(&list(parts).map_err(refused)?).map_err(refused)
+        self.consumer.incremental_assign(&list(parts).map_err(refused)?).map_err(refused)?;
+        self.stands_elsewhere(parts);
+        Ok(())
     }
 
     fn release(&mut self, parts: &[Part]) -> Result<(), Error> {
@@ -613,6 +630,7 @@ impl Log for KafkaLog {
         if offsets.is_empty() {
             return Ok(());
         }
+        self.stands_elsewhere(offsets);
         let done = self.consumer.seek_partitions(list(offsets).map_err(refused)?, ASK_MAX).map_err(refused)?;
         done.elements().iter().try_for_each(|element| element.error().map_err(refused))
     }
@@ -633,7 +651,13 @@ impl Log for KafkaLog {
         let position = self.consumer.position().ok();
         let lag = |part: &Part, next: i64| {
             let (_, high) = ffi::heard_offsets(&self.consumer, &part.topic, part.partition)?;
-            Some((part.clone(), (high - stands_at(position.as_ref(), part, next)).max(0)))
+            // An end before where reading goes on is one of an earlier assignment. Taken for the end, it would cut a replay
+            // short: that a partition of this number is at its end may have been said of another topic's.
+            if high < next {
+                return None;
+            }
+            let position = offset_in(position.as_ref(), part).filter(|at| self.stood_at.get(part) != Some(at));
+            Some((part.clone(), (high - position.map_or(next, |at| at.max(next))).max(0)))
         };
         let heard = self.next.iter().filter(|(part, _)| self.heard.contains(*part));
         heard.filter_map(|(part, next)| lag(part, *next)).collect()
@@ -778,9 +802,13 @@ fn is_away(error: &KafkaError) -> bool {
 
 /// Where reading of a partition stands, passed markers included.
 fn stands_at(position: Option<&TopicPartitionList>, part: &Part, next: i64) -> i64 {
-    match position.and_then(|list| list.find_partition(&part.topic, part.partition)).map(|element| element.offset()) {
-        Some(Offset::Offset(offset)) => offset.max(next),
-        Some(Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_)) | None => next,
+    offset_in(position, part).map_or(next, |offset| offset.max(next))
+}
+
+fn offset_in(list: Option<&TopicPartitionList>, part: &Part) -> Option<i64> {
+    match list?.find_partition(&part.topic, part.partition)?.offset() {
+        Offset::Offset(offset) => Some(offset),
+        Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,
     }
 }
 
