@@ -663,6 +663,10 @@ impl Log for KafkaLog {
         heard.filter_map(|(part, next)| lag(part, *next)).collect()
     }
 
+    fn heard_end(&self, part: &Part) -> Option<i64> {
+        ffi::heard_offsets(&self.consumer, &part.topic, part.partition).map(|(_, high)| high)
+    }
+
     fn restore(&mut self, part: &Part, from: i64) -> Result<(), Error> {
         let (low, high) = self.end_with_open_transactions(part)?;
         check_start(part, from, high)?;

@@ -230,6 +230,13 @@ impl Log for MemoryLog {
         })
     }
 
+    fn heard_end(&self, part: &Part) -> Option<i64> {
+        self.broker.with(|inner| {
+            let of = inner.topics.get(&part.topic).and_then(|parts| parts.get(part.partition as usize));
+            of.map(|records| records.len() as i64)
+        })
+    }
+
     fn restore(&mut self, part: &Part, from: i64) -> Result<(), Error> {
         let end = self.broker.with(|inner| {
             let of = inner.topics.get(&part.topic).and_then(|parts| parts.get(part.partition as usize));

@@ -218,6 +218,9 @@ pub trait Log: Send {
     /// transactions may be among them.
     fn lags(&self) -> Vec<(Part, i64)>;
 
+    /// The end of a partition that is being read, as last heard; it may have been heard long ago. `None`: nothing was.
+    fn heard_end(&self, part: &Part) -> Option<i64>;
+
     /// Begins to read a changelog partition, committed records only, from `from` up to the end that it has now, counting
     /// open transactions as well.
     ///

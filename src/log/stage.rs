@@ -526,7 +526,9 @@ impl<L: Log> StageLoop<L> {
     /// Replays that are over, or that have nothing left to read: the last of it may be markers and no records.
     fn end_replays(&mut self, done: &BTreeSet<Part>) {
         for (part, running) in &mut self.tasks {
-            if done.contains(part) && !self.waiting.contains_key(part) {
+            // An end before the committed offset is one of long ago.
+            let is_end = |end: i64| end >= running.committed;
+            if done.contains(part) && !self.waiting.contains_key(part) && self.log.heard_end(part).is_some_and(is_end) {
                 running.is_at_end();
             }
             match running.replaying() {

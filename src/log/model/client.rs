@@ -308,6 +308,10 @@ impl Log for ModelLog {
         self.heard.iter().filter_map(lag).collect()
     }
 
+    fn heard_end(&self, part: &Part) -> Option<i64> {
+        self.heard.get(part).copied()
+    }
+
     fn restore(&mut self, part: &Part, from: i64) -> Result<(), Error> {
         let (beginning, end) = self
             .cluster

@@ -91,6 +91,10 @@ impl Log for Meddled {
         self.around(&|| format!("beginning {part:?}"), |log| log.beginning(part))
     }
 
+    fn heard_end(&self, part: &Part) -> Option<i64> {
+        self.inner.heard_end(part)
+    }
+
     fn lags(&self) -> Vec<(Part, i64)> {
         self.inner.lags()
     }
@@ -191,6 +195,10 @@ impl Log for Undefended {
 
     fn beginning(&mut self, part: &Part) -> Result<i64, Error> {
         self.0.beginning(part)
+    }
+
+    fn heard_end(&self, part: &Part) -> Option<i64> {
+        self.0.heard_end(part)
     }
 
     fn lags(&self) -> Vec<(Part, i64)> {
