@@ -92,24 +92,37 @@ fn a_kill_in_the_middle_of_the_night_leaves_the_same_list() {
     let events = std::fs::read_to_string(&night).unwrap();
     let last = events.lines().filter_map(|line| arrival_of(line.as_bytes())).max().unwrap();
     let offset = now() - last;
+    let lines: Vec<&str> = events.lines().collect();
+    let publish = |installed: &Installed, lines: &[&str]| {
+        let publisher = Publisher::new(&installed.connection().client).unwrap();
+        // A flush now and then keeps whoever publishes while a job runs from being done before the job has begun.
+        for some in lines.chunks(250) {
+            for line in some {
+                let value = portcullis::ingest::jsonl::shift(line.as_bytes(), offset).unwrap();
+                let at = arrival_of(&value).unwrap();
+                publisher.send(&installed.topic("login-events"), None, &value, at).unwrap();
+            }
+            assert_eq!(publisher.flush(DEADLINE).unwrap().failed, 0);
+        }
+    };
+    let (before, meanwhile) = lines.split_at(lines.len() / 3);
     for installed in [&alone, &killed] {
         installed.done(&["topics", "apply"]);
-        let publisher = Publisher::new(&installed.connection().client).unwrap();
-        for line in events.lines() {
-            let value = portcullis::ingest::jsonl::shift(line.as_bytes(), offset).unwrap();
-            let at = arrival_of(&value).unwrap();
-            publisher.send(&installed.topic("login-events"), None, &value, at).unwrap();
-        }
-        assert_eq!(publisher.flush(DEADLINE).unwrap().failed, 0);
+        publish(installed, before);
     }
-    let all = events.lines().count() as u64;
+    publish(&alone, meanwhile);
+    let all = lines.len() as u64;
 
     let job = killed.run(EndBy::Kill);
-    let half_way = until(DEADLINE, "half of the night", || {
-        let n = killed.counted("events_in");
-        (n > all / 3).then_some(n)
+    let half_way = std::thread::scope(|scope| {
+        scope.spawn(|| publish(&killed, meanwhile));
+        let half_way = until(DEADLINE, "more than there was at first", || {
+            let n = killed.counted("events_in");
+            (n > before.len() as u64).then_some(n)
+        });
+        drop(job);
+        half_way
     });
-    drop(job);
     assert!(half_way < all, "killed after all {all} events: nothing was tested");
     let job = killed.run(EndBy::Term);
     wait_until_counted(&killed, all - half_way);
