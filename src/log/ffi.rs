@@ -78,6 +78,23 @@ pub(super) fn heard_offsets<C: ConsumerContext>(
     is_heard.then_some((low.max(0), high))
 }
 
+/// The name that the group's coordinator knows this consumer by; empty or `None` while it knows it by none.
+#[expect(unsafe_code, reason = "the wrapper has no call for it")]
+pub(super) fn member_name<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<String> {
+    let native = consumer.client().native_ptr();
+    // SAFETY: the client is alive and borrowed for the whole call.
+    let name = unsafe { bindings::rd_kafka_memberid(native) };
+    if name.is_null() {
+        return None;
+    }
+    // SAFETY: a text with an end that is ours now; it is copied, and given back once.
+    unsafe {
+        let copy = CStr::from_ptr(name).to_string_lossy().into_owned();
+        bindings::rd_kafka_mem_free(native, name.cast());
+        Some(copy)
+    }
+}
+
 /// Sets some settings of a topic and leaves the others. The wrapper's own call replaces all of them, and tells no refusal.
 ///
 /// # Errors

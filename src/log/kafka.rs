@@ -1,30 +1,30 @@
 //! [`Log`] over rdkafka: one `BaseConsumer` and one transactional producer, used from one thread.
 //!
-//! Four traps of the client are answered here. The wrapper's flush waits in steps of 100 ms, so a commit drains by
+//! Four traps of the client are answered here, and a fifth, of groups, in [`Member`]. The wrapper's flush waits in steps of 100 ms, so a commit drains by
 //! itself first. An end of partition names no topic, so how far a partition is behind is told by the offsets last heard.
 //! librdkafka lacks KIP-890: a transactional call whose outcome is unknown must be followed by [`Log::recreate`], never
 //! by a retry. And it retries by itself where a connection breaks, and says nothing of it: a call that took as long as
 //! such a retry takes is followed by a new producer as well, or what was sent first might still arrive, and end the
 //! transaction that comes next.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::base_consumer::BaseConsumer;
-use rdkafka::consumer::{Consumer, ConsumerContext};
+use rdkafka::consumer::{Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
-use rdkafka::types::RDKafkaRespErr;
 use rdkafka::util::Timeout;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::client::{ClientOptions, Names, Traced, create, incoming, trace_error, trace_line};
+use super::member::Member;
+use super::options::{KafkaOptions, producer_config, restore_config};
 use super::stage::Clock;
 use super::{Error, Log, Outcome, Outgoing, Part, Polled, RestoreEach, Restored, check_start, ffi, metric};
 
@@ -44,54 +44,12 @@ const ANSWERS_MAX: Duration = Duration::from_secs(1);
 /// How often in a row a producer may find itself fenced. A transaction that timed out while the process stood still looks
 /// the same as another instance with this one's state folder; but the latter goes on.
 const FENCED_MAX: u32 = 3;
-/// How long librdkafka waits before it sends a request again, give or take a fifth.
-const RETRY_MS: &str = "200";
-/// How long the coordinator keeps a transaction of a producer that is gone.
-const TRANSACTION_MS: &str = "10000";
-
-/// What one loop's log needs to know.
-#[derive(Debug, Clone)]
-pub struct KafkaOptions {
-    pub client: ClientOptions,
-    /// The consumer group: the application id.
-    pub group: String,
-    /// Stays the same over restarts of one thread of one instance.
-    pub member: String,
-    pub topics: Vec<String>,
-    /// Changelog topics: the ends of what was written to them are told by a commit.
-    pub changelogs: BTreeSet<String>,
-    pub membership: Membership,
-    /// Whether the cluster aborts transactions. Where it does not, what should be aborted ends the loop instead.
-    pub may_abort: bool,
-}
-
-/// How a loop is a member of its group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Membership {
-    pub protocol: GroupProtocol,
-    /// The member is the same one after a restart: its tasks wait for it for a session, and nobody else's move. Without
-    /// it a stop leaves the group at once and a start joins it anew.
-    pub is_static: bool,
-}
-
-/// Who decides which member gets which partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GroupProtocol {
-    /// One of the members does, and all wait for each other. A member that is silent for a session is out.
-    Classic { session_timeout: Duration },
-    /// The broker does (KIP-848), member by member; the length of a session is the broker's as well.
-    Consumer,
-}
-
-/// Between two heartbeats of a classic member: a tenth of its session, within these limits. Members learn from the answers
-/// that partitions are to move, and the partitions stand still until the last member has learnt it.
-const HEARTBEAT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
 
 /// The client.
 pub struct KafkaLog {
     options: KafkaOptions,
     clock: Arc<dyn Clock>,
-    consumer: BaseConsumer<Events>,
+    member: Member,
     producer: Option<BaseProducer<Deliveries>>,
     in_transaction: bool,
     /// A transactional call that took so long may have been sent twice.
@@ -129,47 +87,6 @@ struct Reading {
 impl fmt::Debug for KafkaLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KafkaLog").field("member", &self.options.member).finish_non_exhaustive()
-    }
-}
-
-/// Rebalances, queued for the loop: nothing is done inside the callback.
-struct Events {
-    queue: Mutex<VecDeque<Rebalanced>>,
-    /// Set when the consumer is being closed: then nobody asks the queue any more.
-    closing: AtomicBool,
-}
-
-enum Rebalanced {
-    Assigned(Vec<(String, i32)>),
-    Revoked(Vec<(String, i32)>),
-}
-
-impl ClientContext for Events {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        trace_line(level, facility, line);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        // The end of a partition is news for the loop, not an error.
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
-            trace_error(&error, reason);
-        }
-    }
-}
-
-impl ConsumerContext for Events {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        let parts = list.elements().iter().map(|e| (e.topic().to_owned(), e.partition())).collect();
-        let is_assign = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        if self.closing.load(Ordering::Relaxed) {
-            let done = if is_assign { Ok(()) } else { consumer.incremental_unassign(list) };
-            if let Err(error) = done {
-                tracing::debug!(%error, "unassign while closing");
-            }
-            return;
-        }
-        let event = if is_assign { Rebalanced::Assigned(parts) } else { Rebalanced::Revoked(parts) };
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
     }
 }
 
@@ -241,12 +158,11 @@ impl KafkaLog {
     /// # Errors
     /// A property is refused, or the cluster does not answer.
     pub fn new(options: KafkaOptions, clock: Arc<dyn Clock>) -> Result<Self, Error> {
-        let context = Events { queue: Mutex::default(), closing: AtomicBool::new(false) };
-        let consumer: BaseConsumer<Events> = create(&consumer_config(&options)?, context)?;
+        let member = Member::join(&options)?;
         let mut log = KafkaLog {
             options,
             clock,
-            consumer,
+            member,
             producer: None,
             in_transaction: false,
             repeats_after: Duration::ZERO,
@@ -262,8 +178,6 @@ impl KafkaLog {
             polls: 0,
         };
         log.recreate()?;
-        let topics: Vec<&str> = log.options.topics.iter().map(String::as_str).collect();
-        log.consumer.subscribe(&topics).map_err(|e| Error::Setup(format!("kafka: {e}")))?;
         Ok(log)
     }
 
@@ -287,19 +201,6 @@ impl KafkaLog {
         Part { topic: self.names.get(topic), partition }
     }
 
-    fn rebalanced(&mut self) -> Option<Polled> {
-        let event = self.consumer.context().queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()?;
-        Some(match event {
-            Rebalanced::Assigned(parts) => {
-                Polled::Assigned(parts.iter().map(|(topic, partition)| self.part(topic, *partition)).collect())
-            }
-            Rebalanced::Revoked(parts) => Polled::Revoked {
-                parts: parts.iter().map(|(topic, partition)| self.part(topic, *partition)).collect(),
-                lost: self.consumer.assignment_lost(),
-            },
-        })
-    }
-
     /// Waits until everything handed over is with the brokers.
     fn drain(&self) -> Result<Result<(), String>, Error> {
         let producer = self.producer()?;
@@ -318,14 +219,14 @@ impl KafkaLog {
         Ok(failed.map_or(Ok(()), Err))
     }
     /// Whether it may have been sent twice.
-    fn offsets_with_commit(&self, offsets: &[(Part, i64)]) -> Result<bool, KafkaError> {
-        let (Some(producer), Some(group)) = (&self.producer, self.consumer.group_metadata()) else {
-            return Err(KafkaError::ClientCreation("no member of the group".to_owned()));
+    fn offsets_with_commit(&self, group: &ConsumerGroupMetadata, offsets: &[(Part, i64)]) -> Result<bool, KafkaError> {
+        let Some(producer) = &self.producer else {
+            return Err(KafkaError::ClientCreation("the producer is gone".to_owned()));
         };
         let mut since = self.clock.elapsed();
         let mut is_repeated = false;
         if !offsets.is_empty() {
-            producer.send_offsets_to_transaction(&list(offsets)?, &group, ASK_MAX)?;
+            producer.send_offsets_to_transaction(&list(offsets)?, group, ASK_MAX)?;
             is_repeated |= self.may_be_repeated(since);
             metric::phase(metric::Phase::Offsets, self.clock.elapsed().saturating_sub(since));
             since = self.clock.elapsed();
@@ -379,7 +280,7 @@ impl KafkaLog {
     /// The next record of some partition is gone: which one, and how somebody can decide to go on without.
     fn not_there(&self, error: &KafkaError) -> Error {
         let gone = self.next.iter().filter_map(|(part, next)| {
-            let (low, high) = self.consumer.fetch_watermarks(&part.topic, part.partition, ASK_MAX).ok()?;
+            let (low, high) = self.member.consumer.fetch_watermarks(&part.topic, part.partition, ASK_MAX).ok()?;
             if *next < low {
                 Some(format!(
                     "{part}: the next record to be read is {next}, and the topic begins at {low}: what lies between was \
@@ -416,7 +317,7 @@ impl KafkaLog {
 
     /// Takes note of where the client says that it stands in partitions which are to be read from elsewhere.
     fn stands_elsewhere(&mut self, parts: &[(Part, i64)]) {
-        let position = self.consumer.position().ok();
+        let position = self.member.consumer.position().ok();
         for (part, _) in parts {
             match offset_in(position.as_ref(), part) {
                 Some(at) => self.stood_at.insert(part.clone(), at),
@@ -439,12 +340,12 @@ impl Log for KafkaLog {
         if let Some(producer) = self.producer.as_ref().filter(|_| !wait.is_zero() || self.polls.is_multiple_of(64)) {
             producer.poll(Duration::ZERO);
         }
-        let found = match self.consumer.poll(wait) {
+        let found = match self.member.consumer.poll(wait) {
             None => None,
             Some(Ok(message)) => Some(Ok(incoming(&message, &mut self.names))),
             Some(Err(error)) => Some(Err(error)),
         };
-        if let Some(event) = self.rebalanced() {
+        if let Some(event) = self.member.rebalanced(&mut self.names) {
             // A record cannot come with a rebalance: one poll serves one event.
             return Ok(event);
         }
@@ -465,7 +366,7 @@ impl Log for KafkaLog {
                 self.heard.extend(self.next.keys().filter(|part| part.partition == partition).cloned());
                 Ok(Polled::Idle)
             }
-            Some(Err(error)) => match (self.consumer.client().fatal_error(), error.rdkafka_error_code()) {
+            Some(Err(error)) => match (self.member.consumer.client().fatal_error(), error.rdkafka_error_code()) {
                 (Some((code, text)), _) => Err(beyond_repair(code, &text)),
                 (None, Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)) => {
                     Err(self.not_there(&error))
@@ -477,12 +378,18 @@ impl Log for KafkaLog {
 
     fn assign(&mut self, parts: &[(Part, i64)]) -> Result<(), Error> {
         self.next.extend(parts.iter().cloned());
-        self.consumer.incremental_assign(&list(parts).map_err(refused)?).map_err(refused)?;
+        self.member.consumer.incremental_assign(&list(parts).map_err(refused)?).map_err(refused)?;
         self.stands_elsewhere(parts);
         Ok(())
     }
 
     fn release(&mut self, parts: &[Part]) -> Result<(), Error> {
+        if self.member.join_again(&self.options)? {
+            self.next.clear();
+            self.heard.clear();
+            self.stood_at.clear();
+            return Ok(());
+        }
         let mut gone = TopicPartitionList::new();
         for part in parts {
             // What was still being opened was never assigned.
@@ -492,7 +399,7 @@ impl Log for KafkaLog {
             self.heard.remove(part);
         }
         // Said even of none: the group waits for the answer to its revocation.
-        if parts.is_empty() { Ok(()) } else { self.consumer.incremental_unassign(&gone).map_err(refused) }
+        if parts.is_empty() { Ok(()) } else { self.member.consumer.incremental_unassign(&gone).map_err(refused) }
     }
 
     fn committed(&mut self, parts: &[Part]) -> Result<Vec<Option<i64>>, Error> {
@@ -500,7 +407,7 @@ impl Log for KafkaLog {
         for part in parts {
             asked.add_partition(&part.topic, part.partition);
         }
-        let found = self.consumer.committed_offsets(asked, ASK_MAX).map_err(refused)?;
+        let found = self.member.consumer.committed_offsets(asked, ASK_MAX).map_err(refused)?;
         let offset = |part: &Part| match found.find_partition(&part.topic, part.partition).map(|e| e.offset()) {
             Some(Offset::Offset(offset)) => Some(offset),
             Some(Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_)) | None => {
@@ -554,7 +461,11 @@ impl Log for KafkaLog {
             return self.give_up(why);
         }
         metric::phase(metric::Phase::Drain, self.clock.elapsed().saturating_sub(since));
-        let ended = self.offsets_with_commit(offsets);
+        let group = match self.member.metadata() {
+            Ok(group) => group,
+            Err(why) => return self.give_up(why),
+        };
+        let ended = self.offsets_with_commit(&group, offsets);
         let ends = {
             let mut inner = self.producer()?.context().inner.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut inner.ends)
@@ -571,7 +482,10 @@ impl Log for KafkaLog {
                 Ok(Outcome::Committed(ends.collect()))
             }
             Err(error) => match judge(&error) {
-                Verdict::Abort(why) => self.give_up(why),
+                Verdict::Abort(why) => {
+                    self.member.refused(&error);
+                    self.give_up(why)
+                }
                 Verdict::Unknown(why) => Ok(Outcome::Unknown(why)),
                 Verdict::Fenced(why) if self.fenced >= FENCED_MAX => Err(Error::Fenced(why)),
                 Verdict::Fenced(why) => {
@@ -631,26 +545,26 @@ impl Log for KafkaLog {
             return Ok(());
         }
         self.stands_elsewhere(offsets);
-        let done = self.consumer.seek_partitions(list(offsets).map_err(refused)?, ASK_MAX).map_err(refused)?;
+        let done = self.member.consumer.seek_partitions(list(offsets).map_err(refused)?, ASK_MAX).map_err(refused)?;
         done.elements().iter().try_for_each(|element| element.error().map_err(refused))
     }
 
     fn partitions(&mut self, topic: &str) -> Result<Option<i32>, Error> {
-        let metadata = self.consumer.fetch_metadata(Some(topic), ASK_MAX).map_err(refused)?;
+        let metadata = self.member.consumer.fetch_metadata(Some(topic), ASK_MAX).map_err(refused)?;
         let count =
             metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none()).map(|t| t.partitions().len());
         Ok(count.filter(|n| *n > 0).and_then(|n| i32::try_from(n).ok()))
     }
 
     fn beginning(&mut self, part: &Part) -> Result<i64, Error> {
-        let offsets = self.consumer.fetch_watermarks(&part.topic, part.partition, ASK_MAX).map_err(refused)?;
+        let offsets = self.member.consumer.fetch_watermarks(&part.topic, part.partition, ASK_MAX).map_err(refused)?;
         Ok(offsets.0)
     }
 
     fn lags(&self) -> Vec<(Part, i64)> {
-        let position = self.consumer.position().ok();
+        let position = self.member.consumer.position().ok();
         let lag = |part: &Part, next: i64| {
-            let (_, high) = ffi::heard_offsets(&self.consumer, &part.topic, part.partition)?;
+            let (_, high) = ffi::heard_offsets(&self.member.consumer, &part.topic, part.partition)?;
             // An end before where reading goes on is one of an earlier assignment. Taken for the end, it would cut a replay
             // short: that a partition of this number is at its end may have been said of another topic's.
             if high < next {
@@ -664,7 +578,7 @@ impl Log for KafkaLog {
     }
 
     fn heard_end(&self, part: &Part) -> Option<i64> {
-        ffi::heard_offsets(&self.consumer, &part.topic, part.partition).map(|(_, high)| high)
+        ffi::heard_offsets(&self.member.consumer, &part.topic, part.partition).map(|(_, high)| high)
     }
 
     fn restore(&mut self, part: &Part, from: i64) -> Result<(), Error> {
@@ -738,17 +652,10 @@ impl Log for KafkaLog {
     }
 
     fn close(&mut self) {
-        self.consumer.context().closing.store(true, Ordering::Relaxed);
+        self.member.leave();
         if !self.options.membership.is_static {
-            self.consumer.unsubscribe();
+            self.member.consumer.unsubscribe();
         }
-    }
-}
-
-impl Drop for KafkaLog {
-    fn drop(&mut self) {
-        // The wrapper polls until the consumer has closed, and would wait for ever on a deferred unassign.
-        self.consumer.context().closing.store(true, Ordering::Relaxed);
     }
 }
 
@@ -826,79 +733,6 @@ fn list(offsets: &[(Part, i64)]) -> Result<TopicPartitionList, KafkaError> {
         all.add_partition_offset(&part.topic, part.partition, Offset::Offset(*offset))?;
     }
     Ok(all)
-}
-
-fn consumer_config(options: &KafkaOptions) -> Result<ClientConfig, Error> {
-    let mut defaults = vec![
-        ("max.poll.interval.ms", "300000"),
-        ("fetch.wait.max.ms", "50"),
-        ("fetch.queue.backoff.ms", "10"),
-        ("fetch.message.max.bytes", "1048576"),
-        ("queued.min.messages", "10000"),
-        ("queued.max.messages.kbytes", "4096"),
-    ];
-    let mut fixed = vec![
-        ("group.id", options.group.as_str()),
-        ("isolation.level", "read_committed"),
-        ("enable.auto.commit", "false"),
-        ("enable.auto.offset.store", "false"),
-        ("auto.offset.reset", "error"),
-        ("enable.partition.eof", "true"),
-    ];
-    let (session, heartbeat);
-    match options.membership.protocol {
-        GroupProtocol::Classic { session_timeout } => {
-            let (least, most) = HEARTBEAT;
-            session = session_timeout.as_millis().to_string();
-            heartbeat = (session_timeout / 10).clamp(least, most).as_millis().to_string();
-            defaults.extend([("session.timeout.ms", session.as_str()), ("heartbeat.interval.ms", heartbeat.as_str())]);
-            fixed.extend([("group.protocol", "classic"), ("partition.assignment.strategy", "cooperative-sticky")]);
-        }
-        // Sessions and heartbeats are the broker's; the client refuses to be told.
-        GroupProtocol::Consumer => {
-            fixed.extend([("group.protocol", "consumer"), ("group.remote.assignor", "uniform")]);
-        }
-    }
-    let mut config = options.client.config(&defaults, &fixed)?;
-    if options.membership.is_static {
-        config.set("group.instance.id", &options.member);
-    }
-    Ok(config)
-}
-
-fn producer_config(options: &KafkaOptions) -> Result<ClientConfig, Error> {
-    options.client.config(
-        &[
-            ("linger.ms", "5"),
-            ("batch.size", "1000000"),
-            ("batch.num.messages", "10000"),
-            ("compression.codec", "lz4"),
-            ("queue.buffering.max.messages", "500000"),
-            ("queue.buffering.max.kbytes", "262144"),
-            ("retry.backoff.ms", RETRY_MS),
-            ("transaction.timeout.ms", TRANSACTION_MS),
-        ],
-        &[("transactional.id", &options.member), ("partitioner", "murmur2_random")],
-    )
-}
-
-/// No member of any group: partitions are assigned by hand and nothing is committed.
-fn restore_config(options: &KafkaOptions, isolation: &str) -> Result<ClientConfig, Error> {
-    let group = format!("{}-restore", options.group);
-    options.client.config(
-        &[
-            ("fetch.queue.backoff.ms", "10"),
-            ("fetch.message.max.bytes", "4194304"),
-            ("queued.max.messages.kbytes", "65536"),
-        ],
-        &[
-            ("group.id", &group),
-            ("isolation.level", isolation),
-            ("enable.auto.commit", "false"),
-            ("enable.auto.offset.store", "false"),
-            ("auto.offset.reset", "error"),
-        ],
-    )
 }
 
 /// Partitions of every topic of a cluster, by name.

@@ -2,7 +2,7 @@
 //! out (`support::oracle`). `make chaos` does a thousand faults; here are thirty.
 //!
 //! A failure prints its seed. `CHAOS_SEED` does the same faults to the same events again, at other moments: the machine
-//! decides those.
+//! decides those. `CHAOS_ONLY='broker killed'` does one kind of fault and no other.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -71,6 +71,13 @@ fn seed() -> u64 {
     asked.unwrap_or_else(|| u64::try_from(crate::support::chaos_traffic::now() % 1_000_000).unwrap())
 }
 
+/// One kind of fault, and no other, to look for what it brings about.
+fn only() -> Option<Fault> {
+    let name = std::env::var("CHAOS_ONLY").ok()?;
+    let found = Fault::ALL.into_iter().find(|fault| fault.name() == name);
+    Some(found.unwrap_or_else(|| panic!("CHAOS_ONLY={name}: one of {:?}", Fault::ALL.map(Fault::name))))
+}
+
 /// One run: a broker, three processes, so many faults, and the comparison.
 fn run(faults: usize, seed: u64) -> Done {
     say(&format!("chaos: seed {seed}, {faults} faults"));
@@ -78,7 +85,11 @@ fn run(faults: usize, seed: u64) -> Done {
     let mut job = Job::start();
     let publisher = Publisher::start(&job.connection(), seed);
     let mut dice = Dice::new(seed);
-    let mut order = schedule(faults, &mut dice).into_iter();
+    let mut order = match only() {
+        Some(fault) => vec![fault; faults],
+        None => schedule(faults, &mut dice),
+    }
+    .into_iter();
     let mut chaos = Chaos::new(&mut job, &mut dice);
     until(CALM * 10, "the first events to be worked off", || {
         (publisher.published() > 500 && chaos.behind().is_some_and(|behind| behind < 300)).then_some(())

@@ -19,6 +19,7 @@ mod conformance;
 mod core;
 mod crash_images;
 mod follow;
+mod forgotten;
 mod instances;
 mod job;
 mod playbooks;

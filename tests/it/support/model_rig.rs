@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis::app::clock::ProcessClock;
-use portcullis::log::kafka::{GroupProtocol, KafkaLog, KafkaOptions, Membership};
+use portcullis::log::kafka::KafkaLog;
 use portcullis::log::model::{Calm, ModelCluster, ModelLog, ModelOptions, Timeouts};
+use portcullis::log::options::{GroupProtocol, KafkaOptions, Membership};
 use portcullis::log::{ClientOptions, Incoming, Log, Outcome, Outgoing, Part, Polled};
 use portcullis::topology::{Cleanup, TopicSpec};
 use rdkafka::producer::Producer;

@@ -1,5 +1,5 @@
 //! A TCP proxy between Kafka clients and a broker that understands just enough of the protocol to hurt where it is
-//! worst: the two requests that end a transaction. Everything else passes as it is.
+//! worst: the two requests that end a transaction, and the one that joins a group. Everything else passes as it is.
 //!
 //! A request is its length (4 bytes), then API key and version (2 bytes each) and a correlation id (4). The broker must
 //! advertise the proxy's port, or clients go around it.
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 pub enum Api {
     EndTxn,
     TxnOffsetCommit,
+    JoinGroup,
 }
 
 /// How.
@@ -24,6 +25,8 @@ pub enum Api {
 pub enum Hurt {
     /// It waits so long on its way.
     Delay(Duration),
+    /// It waits until [`Proxy::let_go`].
+    Hold,
     /// The connection is cut, and the broker never hears of it.
     CutBefore,
     /// The broker gets it, and the connection is cut before its answer.
@@ -36,6 +39,7 @@ pub enum Hurt {
 struct Plan {
     armed: VecDeque<(Api, Hurt)>,
     fired: BTreeMap<Api, u64>,
+    let_go: u64,
 }
 
 #[derive(Debug)]
@@ -48,6 +52,7 @@ pub struct Proxy {
 struct Shared {
     upstream: Mutex<Option<SocketAddr>>,
     plan: Mutex<Plan>,
+    gone_on: Condvar,
     ended: AtomicBool,
 }
 
@@ -60,8 +65,12 @@ impl Proxy {
     pub fn start() -> Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        let shared =
-            Arc::new(Shared { upstream: Mutex::default(), plan: Mutex::default(), ended: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            upstream: Mutex::default(),
+            plan: Mutex::default(),
+            gone_on: Condvar::new(),
+            ended: AtomicBool::new(false),
+        });
         let of = Arc::clone(&shared);
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
@@ -92,6 +101,12 @@ impl Proxy {
     /// Takes back what has not happened yet.
     pub fn disarm(&self) {
         self.shared.plan.lock().unwrap().armed.clear();
+    }
+
+    /// What is held goes on.
+    pub fn let_go(&self) {
+        self.shared.plan.lock().unwrap().let_go += 1;
+        self.shared.gone_on.notify_all();
     }
 
     /// How many requests were hurt.
@@ -149,6 +164,12 @@ impl Shared {
                     wait(delay);
                     broker.write_all(&request)?;
                 }
+                Some(Hurt::Hold) => {
+                    let plan = self.plan.lock().unwrap();
+                    let before = plan.let_go;
+                    drop(self.gone_on.wait_while(plan, |plan| plan.let_go == before).unwrap());
+                    broker.write_all(&request)?;
+                }
                 Some(Hurt::CutBefore) => return Ok(()),
                 Some(Hurt::CutAfter) => {
                     client.shutdown(Shutdown::Both)?;
@@ -170,6 +191,7 @@ impl Shared {
 
 fn api(request: &[u8]) -> Option<Api> {
     match u16::from_be_bytes([*request.get(4)?, *request.get(5)?]) {
+        11 => Some(Api::JoinGroup),
         26 => Some(Api::EndTxn),
         28 => Some(Api::TxnOffsetCommit),
         _ => None,

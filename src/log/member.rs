@@ -1,0 +1,165 @@
+//! A loop as a member of its group: its consumer, what the group has given to it, and under which name.
+//!
+//! The coordinator takes offsets from whoever names a member that it knows and the present generation; it does not look
+//! at who owns the partitions. librdkafka joins again by itself, under a new name, when the group has forgotten it, and
+//! where it learns that from the answer to a join, it tells nobody that its partitions are gone (2.12: with the
+//! cooperative protocol only another error revokes). Until the next rebalance is through, two members would then commit
+//! for the same partition, and both would be believed. So what was given to one name is never committed under another:
+//! a member whose name has changed, or that the coordinator does not know, has lost all, and joins as a new consumer
+//! that claims nothing.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::base_consumer::BaseConsumer;
+use rdkafka::consumer::{Consumer, ConsumerContext, ConsumerGroupMetadata};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+
+use super::client::{Names, create, trace_error, trace_line};
+use super::options::{KafkaOptions, consumer_config};
+use super::{Error, Part, Polled, ffi};
+
+pub(super) struct Member {
+    pub(super) consumer: BaseConsumer<Events>,
+    /// What the group has given to this consumer, and the name that it had then.
+    owned: BTreeSet<Part>,
+    name: String,
+    standing: Standing,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Member,
+    /// All is lost, and the loop is to be told.
+    Lost,
+    /// The loop has been told, and lets go of everything next.
+    Told,
+}
+
+impl Member {
+    /// Joins the group.
+    pub(super) fn join(options: &KafkaOptions) -> Result<Member, Error> {
+        let context = Events { queue: Mutex::default(), closing: AtomicBool::new(false) };
+        let consumer: BaseConsumer<Events> = create(&consumer_config(options)?, context)?;
+        let topics: Vec<&str> = options.topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).map_err(|e| Error::Setup(format!("kafka: {e}")))?;
+        Ok(Member { consumer, owned: BTreeSet::new(), name: String::new(), standing: Standing::Member })
+    }
+
+    /// The next change of what is owned.
+    pub(super) fn rebalanced(&mut self, names: &mut Names) -> Option<Polled> {
+        if self.standing == Standing::Lost {
+            self.standing = Standing::Told;
+            return Some(Polled::Revoked { parts: self.owned.iter().cloned().collect(), lost: true });
+        }
+        let event = self.consumer.context().queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()?;
+        let mut named = |parts: Vec<(String, i32)>| -> Vec<Part> {
+            parts.into_iter().map(|(topic, partition)| Part { topic: names.get(&topic), partition }).collect()
+        };
+        Some(match event {
+            Rebalanced::Assigned(parts) => {
+                let parts = named(parts);
+                if self.owned.is_empty() {
+                    self.name = ffi::member_name(&self.consumer).unwrap_or_default();
+                }
+                self.owned.extend(parts.iter().cloned());
+                Polled::Assigned(parts)
+            }
+            Rebalanced::Revoked(parts) => {
+                let parts = named(parts);
+                self.owned.retain(|part| !parts.contains(part));
+                Polled::Revoked { parts, lost: self.consumer.assignment_lost() }
+            }
+        })
+    }
+
+    /// Whom a commit is to name; `Err`: nobody, since what is owned was given to a name that is no longer ours.
+    pub(super) fn metadata(&mut self) -> Result<ConsumerGroupMetadata, String> {
+        let metadata = self.consumer.group_metadata();
+        // Asked for afterwards: a name that is gone does not come back, so the metadata had it as well.
+        let now = ffi::member_name(&self.consumer).unwrap_or_default();
+        match metadata {
+            Some(metadata) if now == self.name => Ok(metadata),
+            _ => {
+                self.standing = Standing::Lost;
+                Err(format!("the group knows this member as `{now}` and gave its partitions to `{}`", self.name))
+            }
+        }
+    }
+
+    /// Looks at why a commit was refused: the coordinator may not know us.
+    pub(super) fn refused(&mut self, error: &KafkaError) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownMemberId) {
+            self.standing = Standing::Lost;
+        }
+    }
+
+    /// The loop has let go of everything that was lost: a new consumer takes the place of this one.
+    pub(super) fn join_again(&mut self, options: &KafkaOptions) -> Result<bool, Error> {
+        if self.standing != Standing::Told {
+            return Ok(false);
+        }
+        tracing::warn!("the group has forgotten this member; joining anew");
+        self.leave();
+        *self = Member::join(options)?;
+        Ok(true)
+    }
+
+    /// Nobody asks for rebalances any more: the wrapper polls until the consumer has closed, and would wait for ever on
+    /// a revocation that is left to somebody else.
+    pub(super) fn leave(&self) {
+        self.consumer.context().closing.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// Rebalances, queued for the loop: nothing is done inside the callback.
+pub(super) struct Events {
+    queue: Mutex<VecDeque<Rebalanced>>,
+    /// Set when the consumer is being closed: then nobody asks the queue any more.
+    closing: AtomicBool,
+}
+
+enum Rebalanced {
+    Assigned(Vec<(String, i32)>),
+    Revoked(Vec<(String, i32)>),
+}
+
+impl ClientContext for Events {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        trace_line(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // The end of a partition is news for the loop, not an error.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
+            trace_error(&error, reason);
+        }
+    }
+}
+
+impl ConsumerContext for Events {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let parts = list.elements().iter().map(|e| (e.topic().to_owned(), e.partition())).collect();
+        let is_assign = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        if self.closing.load(Ordering::Relaxed) {
+            let done = if is_assign { Ok(()) } else { consumer.incremental_unassign(list) };
+            if let Err(error) = done {
+                tracing::debug!(%error, "unassign while closing");
+            }
+            return;
+        }
+        let event = if is_assign { Rebalanced::Assigned(parts) } else { Rebalanced::Revoked(parts) };
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
+    }
+}
