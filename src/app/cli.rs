@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 use super::clock::ProcessClock;
 use super::demo::DemoArgs;
+use super::playbooks::PlaybooksArgs;
 use super::produce::ProduceArgs;
 use super::replay::ReplayArgs;
 use super::run::{RunArgs, stop_on_signals};
@@ -18,7 +19,7 @@ use super::sink::{SinkArgs, SinkContext, Watched};
 use super::state::{StateArgs, StateCommand, StateContext};
 use super::telemetry::{self, LogFormat};
 use super::topics::TopicsArgs;
-use super::{Connection, Ending, demo, produce, replay, run, simulate, sink, state, topics, topology};
+use super::{Connection, Ending, demo, playbooks, produce, replay, run, simulate, sink, state, topics, topology};
 use crate::console::Shown;
 use crate::log::Clock as _;
 
@@ -56,6 +57,7 @@ pub enum Command {
     Replay(ReplayArgs),
     Simulate(SimulateArgs),
     Demo(DemoArgs),
+    Playbooks(PlaybooksArgs),
     /// Show the stages, topics and playbooks that a run would use, checked against each other
     #[command(after_help = "Example:\n  portcullis topology --topology ./topology")]
     Topology,
@@ -88,11 +90,13 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
                 listen: args.listen.clone(),
                 threads: args.threads,
                 leave_on_stop: args.leave_on_stop,
+                no_warm_up: args.no_warm_up,
                 skip_lost_input: args.skip_lost_input,
             };
             run::run(args, load(over)?, stop_on_signals()?)?;
             Ok(Ending::Well)
         }
+        Command::Playbooks(args) => playbooks::run(args, &plain()?, &mut out).map_err(|e| Wrong(e).into()),
         Command::Topics(args) => topics::run(args, &connection(&plain()?)?, &mut out),
         Command::State(args) => {
             let settings = plain()?;

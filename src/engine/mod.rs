@@ -6,6 +6,7 @@
 
 mod account;
 mod counts;
+mod device;
 mod dock;
 mod env;
 pub mod frame;
@@ -21,6 +22,7 @@ mod site;
 mod source;
 mod task;
 mod view;
+mod windows;
 
 pub use counts::{Counter, Counts};
 pub use env::{Env, Limits};

@@ -96,7 +96,7 @@ fn each_kind_of_client_can_do_its_work_with_them_and_no_more() {
     let produce = ["produce", sample];
     let apply = ["topics", "apply"];
     let dry_run = ["sink", "file", "--file", "blocked.jsonl", "--all-tenants", "--dry-run"];
-    let run = ["run", "--state-dir", "state", "--until-caught-up"];
+    let run = ["run", "--no-warm-up", "--state-dir", "state", "--until-caught-up"];
 
     guarded.is_refused(Role::Admin, &apply, "`portcullis topics acls --role admin` lists what this user needs");
     guarded.allow(Role::Admin);
