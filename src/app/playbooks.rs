@@ -303,9 +303,9 @@ fn event(step: &crate::topology::Step, number: u32, n: u32, at: Millis) -> Resul
     ];
     fields.extend(defaults.map(|(name, value)| (name.to_owned(), value)));
     for (name, value) in &step.event {
-        let value = match value {
-            Value::String(text) => Value::String(text.replace("{n}", &n.to_string())),
-            other => other.clone(),
+        let value = match value.as_str() {
+            Some(text) => Value::String(text.replace("{n}", &n.to_string())),
+            None => value.clone(),
         };
         fields.insert(name.clone(), value);
     }

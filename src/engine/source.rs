@@ -254,7 +254,7 @@ impl Scene {
         let now = task.now();
         let [heard, ..] = self.heard;
         let mut asked = heard.asks(&env.plan.address, &self.a).peekable();
-        if asked.peek().is_none() && !(self.counts && !env.plan.proxy.is_empty()) {
+        if asked.peek().is_none() && (env.plan.proxy.is_empty() || !self.counts) {
             return false;
         }
         let who = Entity::source(&self.a.tenant, self.a.source);

@@ -116,12 +116,12 @@ fn verdicts(all: &[Emission]) -> Vec<&Verdict> {
 }
 
 fn puts(all: &[Emission]) -> Vec<(Action, Millis)> {
-    let put = |e: &Emission| match &e.output {
-        Output::Block(change) => match &change.change {
+    let put = |e: &Emission| {
+        let Output::Block(change) = &e.output else { return None };
+        match &change.change {
             Change::Put { shown, .. } => Some((shown.action, shown.until - e.at)),
             Change::Lift { .. } => None,
-        },
-        _ => None,
+        }
     };
     all.iter().filter_map(put).collect()
 }

@@ -183,10 +183,7 @@ impl Measure {
     /// Whether it grows with what an attacker does, and so may be scaled by the good accounts behind a source.
     #[must_use]
     pub const fn is_count(self) -> bool {
-        match self {
-            Measure::Attempts | Measure::Failures | Measure::Requests => true,
-            _ => self.set().is_some(),
-        }
+        matches!(self, Measure::Attempts | Measure::Failures | Measure::Requests) || self.set().is_some()
     }
 
     #[must_use]
