@@ -44,11 +44,13 @@ pub enum Kind {
     PairWindows = 26,
     /// Whom a playbook restricted lately.
     Cap = 27,
+    /// What is usual at a tenant, in an hour of the week or in all of them.
+    Usual = 28,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 16] = [
+    pub const ALL: [Kind; 17] = [
         Kind::Clock,
         Kind::Control,
         Kind::Seen,
@@ -65,6 +67,7 @@ impl Kind {
         Kind::Device,
         Kind::PairWindows,
         Kind::Cap,
+        Kind::Usual,
     ];
 
     /// Name for people: `clock`, `pair`.
@@ -242,6 +245,12 @@ impl Key {
     #[must_use]
     pub fn familiar(tenant: &str, account: Hashed) -> Self {
         Key::of(Kind::Familiar, tenant, &account.to_be_bytes())
+    }
+
+    /// What is usual in an hour of the week; `None`: in all of them.
+    #[must_use]
+    pub fn usual(tenant: &str, hour: Option<u8>) -> Self {
+        Key::of(Kind::Usual, tenant, &[hour.unwrap_or(u8::MAX)])
     }
 
     #[must_use]

@@ -455,7 +455,10 @@ impl Scene {
         let source = env.source(self.a.source);
         let blocked = std::mem::take(&mut self.blocked);
         let kept_out = self.blocked_by(task.now()).is_some();
-        let (a, account, counts) = (&self.a, self.account, self.counts);
+        let ends =
+            [&self.source_dock, &self.network_dock].map(|dock| dock.blocked_by(task.now()).map(|claim| claim.until));
+        let blocked_until = ends.into_iter().flatten().max().filter(|_| !blocked.is_empty()).unwrap_or_default();
+        let (a, account, counts, is_known) = (&self.a, self.account, self.counts, self.known_pair.is_some());
         task.add_partial(env, &a.tenant, fx, |partial| {
             match a.outcome {
                 Outcome::Success => partial.attempts += 1,
@@ -470,10 +473,12 @@ impl Scene {
             if counts || a.is_stopped() {
                 partial.note_target(source, account, counts && a.is_unknown_account());
             }
+            partial.known_failures += u32::from(a.is_failure() && is_known);
             if counts {
                 partial.failures += 1;
                 partial.unknown += u32::from(a.is_unknown_account());
             }
+            partial.blocked_until = partial.blocked_until.max(blocked_until);
             partial.blocked.extend(blocked);
         });
     }

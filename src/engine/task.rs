@@ -77,6 +77,7 @@ impl Task {
                 | Row::Familiar(_)
                 | Row::Traffic(_)
                 | Row::Cap(_)
+                | Row::Usual(_)
                 | Row::Site(_) => {}
             }
         }
@@ -135,7 +136,7 @@ impl Task {
             Input::Sourced(sourced) => account::reads(env, &sourced.attempt.tenant, &sourced.attempt.account, keys),
             Input::Device(sourced) => device::reads(env, &sourced.attempt, keys),
             Input::Note(note) => account::reads(env, &note.tenant, &note.account, keys),
-            Input::Partial(partial) => keys.push(Key::site(&partial.tenant)),
+            Input::Partial(partial) => site::reads(partial, keys),
             Input::Due(_, what) => keys.push(what.clone()),
             // Sums that wait go out with the mark.
             Input::Mark(_) => keys.extend(self.partials.iter().map(|tenant| Key::partial(tenant))),

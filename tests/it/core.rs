@@ -9,7 +9,9 @@ use portcullis::event::{Activity, AttackState, ChallengePolicy, FailureReason, L
 use portcullis::topology::{Exemptions, Plan, Playbook, Stage};
 use proptest::prelude::*;
 
-use crate::support::core::{AfterCommit, Core, Record, START, Stored, default_env, default_playbooks, env, failure};
+use crate::support::core::{
+    AfterCommit, Core, Record, START, Stored, default_env, default_playbooks, env, failure, few_make_a_campaign,
+};
 
 /// Something that a publisher, or whoever writes to its topic, might send.
 #[derive(Debug, Clone)]
@@ -122,11 +124,7 @@ fn tight_env() -> Arc<Env> {
     all.extend(playbooks.iter().map(|text| Playbook::parse(text).unwrap()));
     env.plan = Plan::compile(&all).unwrap();
     // A site that is attacked by a handful of attempts.
-    env.limits.surge.usual_floor = 0.5;
-    for bound in [&mut env.limits.surge.elevated, &mut env.limits.surge.attack] {
-        bound.failures /= 20.0;
-        bound.times_usual /= 5.0;
-    }
+    env.limits.campaign = few_make_a_campaign();
     Arc::new(env)
 }
 

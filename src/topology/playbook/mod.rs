@@ -141,8 +141,8 @@ pub enum Detector {
     Threshold,
     /// A success by a stranger from a source that is blocked, then or later.
     Compromise,
-    /// Failures over the whole site far above the usual.
-    FailureSurge,
+    /// Failures over the whole site that are no longer chance.
+    Campaign,
     /// An address that carries over a fifth of a tenant's successes. Unless the playbook is off, it is
     /// never blocked.
     Proxy,
@@ -154,7 +154,7 @@ impl Detector {
         match self {
             Detector::Threshold => "threshold",
             Detector::Compromise => "compromise",
-            Detector::FailureSurge => "failure_surge",
+            Detector::Campaign => "campaign",
             Detector::Proxy => "proxy",
         }
     }
