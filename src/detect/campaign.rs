@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Found;
 use super::run_length::{BetaBinomial, alarm_level};
-use super::usual::Rate;
+use super::usual::{Moments, Rate};
 use crate::event::{AttackState, Millis};
 use crate::window::Hashed;
 
@@ -51,12 +51,14 @@ pub struct CampaignBounds {
     pub attempts_per_false_alarm: f64,
     /// What is usual is taken for learnt after so many attempts.
     pub learnt_after: f64,
-    /// Taken for usual until then. Nobody is known at a new site, so all failures are strangers'.
+    /// And for settled after so many: until then a site may turn out to differ from the little that was seen of it, so an
+    /// alarm counts only where bad attempts are as many as in an attack.
+    pub settled_after: f64,
+    /// Taken for usual while nothing is learnt. Nobody is known at a new site, so all failures are strangers'.
     pub unlearnt: [Rate; STATISTICS],
     /// And the share of successes in good traffic that is expected at least: a site where half of all logins fail is
-    /// nothing strange (single sign-on, old clients), and until the site's own share is known, alarms count only beyond
-    /// that. It costs an attack of less than two thirds of the traffic in the first hours, and spares every honest
-    /// user of such a site.
+    /// nothing strange (single sign-on, old clients). It costs an attack of less than two thirds of the traffic in the
+    /// first hours, and spares every honest user of such a site.
     pub success_share_unlearnt: f64,
     /// Nothing is learnt for good while a chart stands above this part of its alarm level.
     pub frozen_above: f64,
@@ -78,6 +80,7 @@ impl Default for CampaignBounds {
             block: 100,
             attempts_per_false_alarm: 10_000_000.0,
             learnt_after: 10_000.0,
+            settled_after: 100_000.0,
             unlearnt: [
                 Rate { share: 0.05, rho: 0.03 },
                 Rate { share: 0.15, rho: 0.03 },
@@ -140,7 +143,9 @@ impl Tried {
         self.attempts + self.refused
     }
 
-    const fn successes(&self) -> u64 {
+    /// All successes.
+    #[must_use]
+    pub const fn successes(&self) -> u64 {
         self.attempts.saturating_sub(self.failed())
     }
 
@@ -174,6 +179,8 @@ pub struct Reference {
     success_share: f64,
     /// From history, and not from what is taken for usual without one.
     pub is_learnt: bool,
+    /// From so much of it that whatever differs is strange.
+    pub is_settled: bool,
 }
 
 impl Reference {
@@ -185,14 +192,31 @@ impl Reference {
             usual: bounds.unlearnt.map(|rate| rate.share),
             success_share: bounds.success_share_unlearnt,
             is_learnt: false,
+            is_settled: false,
         }
     }
 
-    /// From careful estimates of what is usual, and plain ones.
+    /// From what was learnt of an hour and of all of them; `None` while that is too little.
     #[must_use]
-    pub fn learnt(rates: &[Rate; STATISTICS], usual: [f64; STATISTICS], bounds: &CampaignBounds) -> Self {
+    pub fn learnt(hour: &Moments, all: &Moments, at: Millis, bounds: &CampaignBounds) -> Option<Self> {
+        if all.seen() < bounds.learnt_after {
+            return None;
+        }
+        let mut reference = Reference::of(&Moments::rates(hour, all, at), Moments::means(hour, all, at), bounds);
+        reference.is_settled = all.seen() >= bounds.settled_after;
+        Some(reference)
+    }
+
+    /// From careful estimates of what is usual, and plain ones.
+    fn of(rates: &[Rate; STATISTICS], usual: [f64; STATISTICS], bounds: &CampaignBounds) -> Self {
         let [_, _, failed] = usual;
-        Reference { levels: levels(rates, bounds), usual, success_share: 1.0 - failed, is_learnt: true }
+        Reference {
+            levels: levels(rates, bounds),
+            usual,
+            success_share: 1.0 - failed,
+            is_learnt: true,
+            is_settled: true,
+        }
     }
 }
 
@@ -246,9 +270,9 @@ pub struct Campaign {
     /// The block that is not full yet.
     block: Tried,
     all: Tried,
-    /// Begin of the epoch.
-    since: Option<Millis>,
-    /// From where the epoch is measured.
+    /// Whether there is an epoch.
+    is_open: bool,
+    /// Where it begins.
     measured: Point,
     /// Failing sources with the last time, oldest first.
     sources: Vec<(Hashed, Millis)>,
@@ -297,6 +321,7 @@ impl Campaign {
             return Counted::default();
         }
         let now = Point { at, tried: self.all };
+        let reference_is_settled = reference.is_settled;
         let mut first: Option<Point> = None;
         for (statistic, k) in charts() {
             let Some(level) = reference.levels[statistic][k] else { continue };
@@ -316,18 +341,18 @@ impl Campaign {
             }
         }
         if let Some(zero) = first {
-            self.open(zero);
+            self.open(zero, if reference_is_settled { MEASURED_ANEW } else { bounds.logins });
         }
         let block = std::mem::take(&mut self.block);
         Counted { is_alarm: first.is_some(), block: Some(block) }
     }
 
-    fn open(&mut self, zero: Point) {
-        let is_new = self.since.is_none();
-        self.since.get_or_insert(zero.at);
-        if is_new || self.epoch().logins() >= MEASURED_ANEW {
+    /// Opens an epoch that begins at `zero`, unless there is one that is measured from not so many logins ago.
+    fn open(&mut self, zero: Point, logins: u64) {
+        if !self.is_open || self.epoch().logins() >= logins {
             self.measured = zero;
         }
+        self.is_open = true;
     }
 
     /// Takes note of a failing source.
@@ -344,7 +369,7 @@ impl Campaign {
     pub fn reset(&mut self, at: Millis) {
         let zero = Point { at, tried: self.all };
         self.charts = [[Chart { zero, ..Chart::default() }; 2]; STATISTICS];
-        self.since = None;
+        self.is_open = false;
         self.measured = zero;
     }
 
@@ -361,8 +386,8 @@ impl Campaign {
 
     /// Begin of the epoch; `None` while there is none.
     #[must_use]
-    pub const fn since(&self) -> Option<Millis> {
-        self.since
+    pub fn since(&self) -> Option<Millis> {
+        self.is_open.then_some(self.measured.at)
     }
 
     /// Whether a chart stands above this part of its alarm level.
@@ -375,9 +400,10 @@ impl Campaign {
     /// Bad attempts to a good one in the epoch; nothing while there is none.
     #[must_use]
     pub fn bad_to_good(&self, reference: &Reference) -> BadToGood {
-        match self.since {
-            Some(_) => bad_to_good(&self.epoch(), reference.success_share),
-            None => BadToGood { estimate: 0.0, at_least: 0.0 },
+        if self.is_open {
+            bad_to_good(&self.epoch(), reference.success_share)
+        } else {
+            BadToGood { estimate: 0.0, at_least: 0.0 }
         }
     }
 
@@ -386,7 +412,7 @@ impl Campaign {
     pub fn judge(&self, reference: &Reference, bounds: &CampaignBounds, is_out: bool) -> AttackState {
         let ratio = self.bad_to_good(reference).at_least;
         let is_many = ratio >= bounds.bad_to_good;
-        if self.since.is_none() || (!reference.is_learnt && !is_many) {
+        if !self.is_open || (!reference.is_settled && !is_many) {
             return AttackState::Calm;
         }
         let alarmed = self.charts.map(|charts| charts.iter().any(|chart| chart.alarms > 0));
@@ -468,7 +494,6 @@ fn bad_to_good(epoch: &Tried, success_share: f64) -> BadToGood {
 pub(super) mod tests {
     use proptest::prelude::*;
 
-    use super::super::usual::Moments;
     use super::*;
 
     /// Blocks by chance: a share that differs from block to block (beta, from two gammas), then as many failures.
@@ -539,7 +564,7 @@ pub(super) mod tests {
     const RHO: f64 = 0.01;
 
     fn learnt(usual: [f64; STATISTICS], bounds: &CampaignBounds) -> Reference {
-        Reference::learnt(&usual.map(|share| Rate { share, rho: RHO }), usual, bounds)
+        Reference::of(&usual.map(|share| Rate { share, rho: RHO }), usual, bounds)
     }
 
     /// The charts as the definition says, over whole blocks.
@@ -645,21 +670,19 @@ pub(super) mod tests {
                     left = left.since(&piece);
                     at += 100;
                     let counted = campaign.count(&piece, at, &reference, &bounds);
-                    assert!(!counted.is_alarm || !reference.is_learnt, "site {seed}, block {number}: {campaign:?}");
+                    assert!(!counted.is_alarm || !reference.is_settled, "site {seed}, block {number}: {campaign:?}");
                     assert_eq!(campaign.judge(&reference, &bounds, false), AttackState::Calm, "site {seed}");
                     let Some(block) = counted.block else { continue };
                     held.learn(&block, at);
-                    if reference.is_learnt && campaign.stands_above(bounds.frozen_above, &reference) {
+                    if reference.is_settled && campaign.stands_above(bounds.frozen_above, &reference) {
                         continue;
                     }
                     moments.add(&std::mem::take(&mut held), at);
-                    if moments.attempts() >= bounds.learnt_after {
+                    if let Some(learnt) = Reference::learnt(&Moments::default(), &moments, at, &bounds) {
                         if !reference.is_learnt {
                             campaign.reset(at);
                         }
-                        let none = Moments::default();
-                        let rates = Moments::rates(&none, &moments, at);
-                        reference = Reference::learnt(&rates, Moments::means(&none, &moments, at), &bounds);
+                        reference = learnt;
                     }
                 }
             }

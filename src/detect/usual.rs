@@ -29,6 +29,8 @@ pub fn hour_of_week(at: Millis) -> u8 {
 pub struct Moments {
     blocks: f64,
     attempts: f64,
+    /// Attempts that were learnt, however much of them is forgotten.
+    seen: f64,
     /// Of the attempts of each block, squared.
     squares: f64,
     counts: [Counted; STATISTICS],
@@ -55,10 +57,10 @@ pub struct Rate {
 }
 
 impl Moments {
-    /// Attempts that are remembered.
+    /// Attempts that were learnt, however much of them is forgotten: a small site settles as well as a large one.
     #[must_use]
-    pub const fn attempts(&self) -> f64 {
-        self.attempts
+    pub const fn seen(&self) -> f64 {
+        self.seen
     }
 
     /// Learns a block that ended at `at`.
@@ -70,6 +72,7 @@ impl Moments {
         }
         self.blocks += 1.0;
         self.attempts += n;
+        self.seen += n;
         self.squares += n * n;
         for (into, x) in self.counts.iter_mut().zip(block.failed_by_statistic()) {
             let x = x as f64;
@@ -145,6 +148,7 @@ impl Moments {
     fn plus(&mut self, other: &Moments, weight: f64) {
         self.blocks += weight * other.blocks;
         self.attempts += weight * other.attempts;
+        self.seen += other.seen;
         self.squares += weight * other.squares;
         for (into, from) in self.counts.iter_mut().zip(&other.counts) {
             into.sum += weight * from.sum;
@@ -190,7 +194,8 @@ mod tests {
         (0..1_000).for_each(|_| all.learn(&draw.block(100, [0.01, 0.02, 0.1], 0.01), 0));
         let mut later = all;
         later.forget(WEEK);
-        assert!((later.attempts() - 50_000.0).abs() < 1e-6, "{}", later.attempts());
+        assert!((later.attempts - 50_000.0).abs() < 1e-6, "{later:?}");
+        assert_eq!(later.seen(), 100_000.0);
         let mut hour = Moments::default();
         (0..10).for_each(|_| hour.learn(&draw.block(100, [0.01, 0.02, 0.4], 0.01), 0));
         let [_, _, share] = Moments::means(&hour, &all, 0);

@@ -91,15 +91,18 @@ impl SiteRow {
         share
     }
 
-    /// Hardly anybody gets in any more, and no more try than usual: the site cannot check passwords.
-    fn is_out(&self, figures: &Figures) -> bool {
-        self.minutes_learnt >= LEARN_MINUTES
-            && figures.attempts - figures.failures < OUT_BELOW * self.usual_successes
-            && figures.attempts <= OUT_TIMES_ATTEMPTS * self.usual_attempts
+    /// Hardly anybody gets in any more since the epoch began, and no more try than usual: the site cannot check passwords.
+    fn is_out(&self, now: Millis) -> bool {
+        let Some(since) = self.campaign.since().filter(|_| self.minutes_learnt >= LEARN_MINUTES) else { return false };
+        let epoch = self.campaign.epoch();
+        let minutes = now.saturating_sub(since).max(1) as f64 / MINUTE as f64;
+        let usual = |a_minute: f64, times: f64| a_minute * minutes * times;
+        (epoch.successes() as f64) < usual(self.usual_successes, OUT_BELOW)
+            && epoch.attempts as f64 <= usual(self.usual_attempts, OUT_TIMES_ATTEMPTS)
     }
 
     fn judged(&self, env: &Env, now: Millis) -> AttackState {
-        self.campaign.judge(&self.reference, &env.limits.campaign, self.is_out(&self.figures(now)))
+        self.campaign.judge(&self.reference, &env.limits.campaign, self.is_out(now))
     }
 }
 
@@ -172,20 +175,20 @@ fn count(task: &mut Task, env: &Env, partial: &Partial, row: &mut SiteRow) {
     }
 }
 
-/// What is usual learns from blocks while the tenant is calm. Once it is known, a block is held back while a chart stands high:
-/// it is learnt when the chart has come down again, and dropped with an alarm, so that an attack does not train what it is
-/// held against. Until it is known nothing is held back, since alarms may then be no more than a site that differs from what
-/// was taken for usual.
+/// What is usual learns from blocks while the tenant is calm. Once it is settled, a block is held back while a chart stands
+/// high: it is learnt when the chart has come down again, and dropped with an alarm, so that an attack does not train what it
+/// is held against. Until then nothing is held back, since alarms may be no more than a site that differs from what was taken
+/// for usual.
 fn learn_block(task: &mut Task, env: &Env, partial: &Partial, row: &mut SiteRow, block: &Tried) {
     let (now, bounds) = (task.now(), &env.limits.campaign);
-    let was_learnt = row.reference.is_learnt;
+    let was_settled = row.reference.is_settled;
     let is_suspicious = row.state != AttackState::Calm || row.judged(env, now) != AttackState::Calm;
-    if is_suspicious || (was_learnt && row.campaign.since().is_some()) {
+    if is_suspicious || (was_settled && row.campaign.since().is_some()) {
         row.held = Moments::default();
         return;
     }
     row.held.learn(block, now);
-    if was_learnt && row.campaign.stands_above(bounds.frozen_above, &row.reference) {
+    if was_settled && row.campaign.stands_above(bounds.frozen_above, &row.reference) {
         return;
     }
     let held = std::mem::take(&mut row.held);
@@ -198,11 +201,11 @@ fn learn_block(task: &mut Task, env: &Env, partial: &Partial, row: &mut SiteRow,
         usual
     };
     let (hour, all) = (learn(Some(hour_of_week(partial.at))), learn(None));
-    if was_learnt || all.attempts() >= bounds.learnt_after {
-        if !was_learnt {
+    if let Some(learnt) = Reference::learnt(&hour, &all, now, bounds) {
+        if learnt.is_settled != was_settled || !row.reference.is_learnt {
             row.campaign.reset(now);
         }
-        row.reference = Reference::learnt(&Moments::rates(&hour, &all, now), Moments::means(&hour, &all, now), bounds);
+        row.reference = learnt;
     }
 }
 

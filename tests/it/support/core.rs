@@ -327,6 +327,7 @@ pub fn few_make_a_campaign() -> CampaignBounds {
         block: 10,
         attempts_per_false_alarm: 60.0,
         learnt_after: 60.0,
+        settled_after: 120.0,
         sources: 3,
         logins: 12,
         ..CampaignBounds::default()
