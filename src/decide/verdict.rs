@@ -1,6 +1,5 @@
 //! One finding under one playbook: a verdict when it opens an episode, a longer block when the episode goes on.
 
-use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
@@ -167,7 +166,7 @@ fn verdict(
         window_end: found.window_end,
         measures: found.measures.clone(),
         explanation: found.explanation.clone(),
-        contributions: BTreeMap::new(),
+        contributions: found.contributions.clone(),
         related: Vec::new(),
         evidence: vec![case.event_id.to_owned()],
         tags,

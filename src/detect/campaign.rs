@@ -39,6 +39,8 @@ const ABOVE_MEAN: [f64; 2] = [0.5, 1.0];
 const SOURCES_MAX: usize = 64;
 /// After so many logins without an attack the epoch is measured anew: a surge must not hide behind a long trickle.
 const MEASURED_ANEW: u64 = 1_000;
+/// A chart above this part of its alarm level stands out in an epoch.
+const STANDS_OUT: f64 = 0.5;
 /// Standard errors of a 95 % bound on one side.
 const ONE_SIDED: f64 = 1.645;
 
@@ -194,6 +196,12 @@ impl Reference {
             is_learnt: false,
             is_settled: false,
         }
+    }
+
+    /// Share of successes in good traffic.
+    #[must_use]
+    pub const fn success_share(&self) -> f64 {
+        self.success_share.max(0.01)
     }
 
     /// From what was learnt of an hour and of all of them; `None` while that is too little.
@@ -397,6 +405,14 @@ impl Campaign {
         charts.into_iter().any(|(chart, level)| level.is_some_and(|level| chart.sum > part * f64::from(level.alarm)))
     }
 
+    /// Whether failures still stand out, after what was counted last. At a site that is not settled, charts that stand high
+    /// mean something only where bad attempts are as many as in an attack.
+    #[must_use]
+    pub fn stands_out(&self, counted: &Counted, reference: &Reference, bounds: &CampaignBounds) -> bool {
+        let is_high = counted.is_alarm || (self.is_open && self.stands_above(STANDS_OUT, reference));
+        is_high && (reference.is_settled || self.bad_to_good(reference).at_least >= bounds.bad_to_good)
+    }
+
     /// Bad attempts to a good one in the epoch; nothing while there is none.
     #[must_use]
     pub fn bad_to_good(&self, reference: &Reference) -> BadToGood {
@@ -471,7 +487,13 @@ impl Campaign {
             usually(0),
             ratio.estimate,
         );
-        Found { measures, explanation, window_start: self.measured.at.min(now), window_end: now }
+        Found {
+            measures,
+            explanation,
+            window_start: self.measured.at.min(now),
+            window_end: now,
+            contributions: BTreeMap::new(),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod campaign;
 mod compromise;
+mod posterior;
 mod proxy;
 mod run_length;
 mod threshold;
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 
 pub use campaign::{BadToGood, Campaign, CampaignBounds, Reference, Tried};
 pub use compromise::{SourceFacts, SuccessFacts, stranger_success};
+pub use posterior::{Deed, Evidence, ODDS_MAX, Standpoint, posterior};
 pub use proxy::{CARRIED_MIN, CARRIED_OVER_MS, CARRIED_SHARE, Carried, proxy};
 pub use run_length::{BetaBinomial, alarm_level, run_length};
 pub use threshold::{Measures, look};
@@ -28,4 +30,6 @@ pub struct Found {
     pub explanation: String,
     pub window_start: Millis,
     pub window_end: Millis,
+    /// What speaks for it and against it, where a detector adds up evidence: logarithms of odds.
+    pub contributions: BTreeMap<String, f64>,
 }

@@ -8,7 +8,7 @@ use super::frame::{Fallen, Partial};
 use super::io::ControlChange;
 use super::key::{Key, Kind};
 use crate::decide::Standing;
-use crate::detect::{Campaign, Moments, Reference};
+use crate::detect::{Campaign, Evidence, Moments, Reference};
 use crate::event::{AttackState, Entity, Millis, Source};
 use crate::window::{Distinct, Ever, Hashed, Repeats, SeenPack, Slices, StreamClock, Tally};
 
@@ -57,6 +57,8 @@ pub struct SourceRow {
     pub good: GoodRow,
     /// When it was first heard of, since it was last forgotten; 0: not yet.
     pub first_seen: Millis,
+    /// What it did lately that speaks for an attacker or against one.
+    pub evidence: Evidence,
     /// From when all but `good` counts as forgotten.
     pub forgotten_at: Millis,
 }

@@ -22,8 +22,6 @@ const LEARN: f64 = 0.0115;
 const LEARN_MINUTES: u32 = 5;
 /// What is usual is forgotten when nobody logged in for so long: a 256th of it is left by then.
 const USUAL_KEPT_MS: Millis = 8 * 7 * 86_400_000;
-/// A chart above this part of its alarm level stands out while the tenant is not calm.
-const STANDS_OUT: f64 = 0.5;
 /// Successes a minute below this part of the usual, of no more than this many times the usual attempts, are an outage.
 const OUT_BELOW: f64 = 0.2;
 const OUT_TIMES_ATTEMPTS: f64 = 3.0;
@@ -166,8 +164,7 @@ fn count(task: &mut Task, env: &Env, partial: &Partial, row: &mut SiteRow) {
         refused: partial.refused.into(),
     };
     let counted = row.campaign.count(&tried, now, &row.reference, bounds);
-    let stands_out = row.campaign.since().is_some() && row.campaign.stands_above(STANDS_OUT, &row.reference);
-    if counted.is_alarm || stands_out {
+    if row.campaign.stands_out(&counted, &row.reference, bounds) {
         row.quiet_since = now;
     }
     if let Some(block) = counted.block {
@@ -339,13 +336,24 @@ fn status(env: &Env, tenant: &str, row: &SiteRow, figures: &Figures, now: Millis
         } else {
             ChallengePolicy::Nobody
         },
-        bad_to_good: row.campaign.bad_to_good(&row.reference).estimate,
+        bad_to_good: bad_to_good(row, figures),
         attempts_per_second: (figures.attempts + figures.stopped) / 60.0,
         failure_share: Figures::share(figures.failures, figures.attempts),
         usual_failure_share: row.usual_share(),
         traits: Vec::new(),
         incident_id: row.incident.as_ref().map(|i| i.id.to_string()),
     }
+}
+
+/// Bad attempts to a good one while something is on: in the epoch, or in the last minute with everything that was stopped,
+/// where that is more. Once an edge stops most of an attack, what is still checked tells little of it.
+fn bad_to_good(row: &SiteRow, figures: &Figures) -> f64 {
+    if row.state == AttackState::Calm {
+        return 0.0;
+    }
+    let good = (figures.attempts - figures.failures + 0.5) / row.reference.success_share();
+    let minute = ((figures.attempts - good).max(0.0) + figures.stopped) / good;
+    row.campaign.bad_to_good(&row.reference).estimate.max(minute)
 }
 
 /// One verdict for the campaign: who reads verdicts sees it open.

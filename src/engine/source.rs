@@ -16,7 +16,10 @@ use super::row::{AccountRow, ENTRIES_MAX, Entry, GoodRow, NetworkRow, PairRow, R
 use super::task::Task;
 use super::windows::{Counts, hear, kept_ms, tally};
 use crate::decide::Claim;
-use crate::detect::{CARRIED_MIN, CARRIED_OVER_MS, Carried, Found, Measures, SourceFacts, look, proxy};
+use crate::detect::{
+    CARRIED_MIN, CARRIED_OVER_MS, Carried, Deed, Found, Measures, SourceFacts, Standpoint, look,
+    posterior as posterior_of, proxy,
+};
 use crate::event::{Activity, AttackState, Attempt, Entity, Millis, Outcome};
 use crate::topology::{Stage, Watched};
 use crate::window::{Hashed, Sighting, Slices, Timeliness, memory_ms};
@@ -188,6 +191,7 @@ impl Scene {
             if says_nothing { Counts { strangers: None, ..counts } } else { counts }
         };
         self.heard = [counts(&plan.address), counts(&plan.network), counts(&plan.pair)];
+        self.weigh(now, env, says_nothing);
         let [of_source, of_network, of_pair] = self.heard;
         if self.a.is_success() && !says_nothing {
             let at = self.a.occurred_at;
@@ -213,6 +217,22 @@ impl Scene {
         if self.a.is_success() && self.account.is_some() && strange {
             self.source_heard = true;
             self.source.change().enter(&self.a, env.plan.entry_memory_ms);
+        }
+    }
+
+    /// Remembers what speaks for or against the source.
+    fn weigh(&mut self, now: Millis, env: &Env, says_nothing: bool) {
+        let deed = if self.counts {
+            Deed::Failed { is_unknown: self.a.is_unknown_account(), account: self.account }
+        } else if self.a.is_success() && self.known_pair.is_some() && !says_nothing {
+            Deed::KnownSuccess
+        } else {
+            return;
+        };
+        if !env.plan.posterior.is_empty() {
+            let row = self.source_windows();
+            row.evidence.take(deed, now);
+            row.first_seen = if row.first_seen == 0 { now } else { row.first_seen };
         }
     }
 
@@ -254,7 +274,9 @@ impl Scene {
         let now = task.now();
         let [heard, ..] = self.heard;
         let mut asked = heard.asks(&env.plan.address, &self.a).peekable();
-        if asked.peek().is_none() && (env.plan.proxy.is_empty() || !self.counts) {
+        let posterior = Some(&env.plan.posterior).filter(|_| self.counts && self.case.state != AttackState::Calm);
+        let posterior = posterior.into_iter().flatten();
+        if asked.peek().is_none() && (!self.counts || (env.plan.proxy.is_empty() && env.plan.posterior.is_empty())) {
             return false;
         }
         let who = Entity::source(&self.a.tenant, self.a.source);
@@ -277,6 +299,17 @@ impl Scene {
             let look = || look(&watch.playbook, &measures, self.case.state, &who.value);
             let asked = Asked::watching(task, env, watch, env.limits.source_partitions);
             self.source_dock.ask(task, asked, &who, &cause, fx, look);
+        }
+        for playbook in posterior {
+            let Some(status) = task.status_of(&self.a.tenant) else { break };
+            let row = &self.source.row;
+            let from = Standpoint {
+                odds_permille: status.odds_permille,
+                is_new: row.first_seen >= status.since && row.good.accounts.is_empty(),
+                good_accounts,
+            };
+            let look = || posterior_of(&row.evidence, &from, playbook.then.action, now, &who.value);
+            self.source_dock.ask(task, Asked::plainly(playbook), &who, &cause, fx, look);
         }
         let newly = self.source_dock.blocked_by(now).filter(|_| !was_blocked);
         self.blocked.extend(newly.map(|claim| (who, claim.playbook.clone())));

@@ -237,12 +237,16 @@ impl Task {
         Ok(())
     }
 
-    /// A tenant's state as the marks told it; CALM once it has expired, so that a silent detector fails open.
+    /// A tenant's status as the marks told it; `None` when there is none or it has expired, so that a silent detector fails
+    /// open.
+    pub(super) fn status_of(&self, tenant: &str) -> Option<&StatusChange> {
+        self.statuses.get(tenant).filter(|status| status.expires_at > self.now())
+    }
+
+    /// A tenant's state as the marks told it; CALM once it has expired.
     pub(super) fn state_of(&self, tenant: &str) -> (AttackState, Option<&str>) {
-        match self.statuses.get(tenant) {
-            Some(status) if status.expires_at > self.now() => (status.state, status.incident_id.as_deref()),
-            Some(_) | None => (AttackState::Calm, None),
-        }
+        let status = self.status_of(tenant);
+        status.map_or((AttackState::Calm, None), |status| (status.state, status.incident_id.as_deref()))
     }
 
     /// Whether somebody asked that this source never be restricted.

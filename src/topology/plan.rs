@@ -140,6 +140,7 @@ pub struct Plan {
     pub pair: Watched,
     pub compromise: Vec<Playbook>,
     pub campaign: Vec<Playbook>,
+    pub posterior: Vec<Playbook>,
     pub proxy: Vec<Playbook>,
     /// How far back the compromise playbooks look when a source is identified, in milliseconds.
     pub entry_memory_ms: Millis,
@@ -171,6 +172,7 @@ impl Plan {
             match (playbook.detector, playbook.per) {
                 (Detector::Compromise, _) => plan.compromise.push(playbook.clone()),
                 (Detector::Campaign, _) => plan.campaign.push(playbook.clone()),
+                (Detector::Posterior, _) => plan.posterior.push(playbook.clone()),
                 (Detector::Proxy, _) => plan.proxy.push(playbook.clone()),
                 (Detector::Threshold, Per::Address) => plan.address.add(playbook),
                 (Detector::Threshold, Per::Network) => plan.network.add(playbook),

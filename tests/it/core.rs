@@ -314,7 +314,9 @@ fn control_holds_by_its_version_and_a_status_ends_by_itself() {
         let change = StatusChange {
             state,
             challenge: ChallengePolicy::Nobody,
+            since: START,
             expires_at: START + minutes * 60_000,
+            odds_permille: 0,
             incident_id: Some("incident".into()),
         };
         move |version| ControlChange::Status { version, tenant: "shop".into(), status: Some(change.clone()) }

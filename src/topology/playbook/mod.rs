@@ -143,6 +143,8 @@ pub enum Detector {
     Compromise,
     /// Failures over the whole site that are no longer chance.
     Campaign,
+    /// How likely a source takes part in an attack that is on, from what it did and what the site tells.
+    Posterior,
     /// An address that carries over a fifth of a tenant's successes. Unless the playbook is off, it is
     /// never blocked.
     Proxy,
@@ -155,6 +157,7 @@ impl Detector {
             Detector::Threshold => "threshold",
             Detector::Compromise => "compromise",
             Detector::Campaign => "campaign",
+            Detector::Posterior => "posterior",
             Detector::Proxy => "proxy",
         }
     }

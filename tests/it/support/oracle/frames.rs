@@ -153,7 +153,9 @@ pub enum Change {
 pub struct Status {
     pub state: State,
     pub challenge: u32,
+    pub since: Millis,
     pub expires_at: Millis,
+    pub odds_permille: u32,
     pub incident_id: Option<String>,
 }
 
