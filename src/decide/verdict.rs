@@ -1,6 +1,5 @@
 //! One finding under one playbook: a verdict when it opens an episode, a longer block when the episode goes on.
 
-
 use sha2::{Digest, Sha256};
 
 use super::{Change, Claim, Standing};
@@ -168,7 +167,8 @@ fn verdict(
         explanation: found.explanation.clone(),
         contributions: found.contributions.clone(),
         related: Vec::new(),
-        evidence: vec![case.event_id.to_owned()],
+        // What rests on sums cites no event.
+        evidence: if case.event_id.is_empty() { Vec::new() } else { vec![case.event_id.to_owned()] },
         tags,
         incident_id: case.incident_id.map(str::to_owned),
     }

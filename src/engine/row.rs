@@ -123,7 +123,7 @@ pub struct StandingRow {
     pub standing: Standing,
 }
 
-/// Windows of one account, of a device, or of a source on an account.
+/// Windows of one account, of a device, of a source on an account, or of a trait.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct AccountRow {
     pub tallies: Vec<Tally>,
@@ -212,7 +212,7 @@ pub struct OpenIncident {
 const _: () = assert!(size_of::<Row>() <= 56);
 
 /// Version of the row format; a state of another version is refused at start.
-pub(super) const ROW_VERSION: u8 = 5;
+pub(super) const ROW_VERSION: u8 = 6;
 
 /// A stored row does not read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -322,6 +322,7 @@ impl Row {
             k if k == Kind::Traffic as u8 => read(body, Row::Traffic),
             k if k == Kind::Device as u8 => read(body, Row::Account),
             k if k == Kind::PairWindows as u8 => read(body, Row::Account),
+            k if k == Kind::Trait as u8 => read(body, Row::Account),
             k if k == Kind::Cap as u8 => read(body, Row::Cap),
             k if k == Kind::Usual as u8 => read(body, Row::Usual),
             k if k == Kind::Site as u8 => read(body, Row::Site),

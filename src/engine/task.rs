@@ -9,7 +9,7 @@ use super::io::{ControlChange, Effects, Input, Output, StatusChange};
 use super::key::{Key, Kind};
 use super::row::{CapRow, ClockRow, Row};
 use super::view::View;
-use super::{account, device, dock, intake, site, source};
+use super::{account, device, dock, intake, site, source, traits};
 use crate::event::{AttackState, Entity, Exemption, Millis, Source};
 use crate::topology::{Cap, Exemptions, Stage};
 use crate::window::{Seen, Slices, slice_width};
@@ -136,7 +136,10 @@ impl Task {
             Input::Sourced(sourced) => account::reads(env, &sourced.attempt.tenant, &sourced.attempt.account, keys),
             Input::Device(sourced) => device::reads(env, &sourced.attempt, keys),
             Input::Note(note) => account::reads(env, &note.tenant, &note.account, keys),
-            Input::Partial(partial) => site::reads(partial, keys),
+            Input::Partial(partial) => {
+                site::reads(partial, keys);
+                traits::reads(env, partial, keys);
+            }
             Input::Due(_, what) => keys.push(what.clone()),
             // Sums that wait go out with the mark.
             Input::Mark(_) => keys.extend(self.partials.iter().map(|tenant| Key::partial(tenant))),
@@ -180,6 +183,7 @@ impl Task {
             Input::Partial(partial) => {
                 self.advance(partial.at);
                 site::partial(self, env, &partial, fx);
+                traits::partial(self, env, &partial, fx);
             }
             Input::Mark(mark) => self.mark(env, mark, fx),
             Input::Due(at, what) => self.fall_due(env, at, what, fx),
