@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 use super::clock::ProcessClock;
 use super::demo::DemoArgs;
+use super::playbooks::PlaybooksArgs;
 use super::produce::ProduceArgs;
 use super::replay::ReplayArgs;
 use super::run::{RunArgs, stop_on_signals};
@@ -18,7 +19,7 @@ use super::sink::{SinkArgs, SinkContext, Watched};
 use super::state::{StateArgs, StateCommand, StateContext};
 use super::telemetry::{self, LogFormat};
 use super::topics::TopicsArgs;
-use super::{Connection, Ending, demo, produce, replay, run, simulate, sink, state, topics, topology};
+use super::{Connection, Ending, demo, playbooks, produce, replay, run, simulate, sink, state, topics, topology};
 use crate::console::Shown;
 use crate::log::Clock as _;
 
@@ -48,6 +49,7 @@ pub enum Command {
     Run(RunArgs),
     /// Make the topics of `topology/topics.yaml`, or compare them with what is there
     Topics(TopicsArgs),
+    Playbooks(PlaybooksArgs),
     State(StateArgs),
     /// Keep an edge equal to the blocklist
     Sink(SinkArgs),
@@ -94,6 +96,10 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
             Ok(Ending::Well)
         }
         Command::Topics(args) => topics::run(args, &connection(&plain()?)?, &mut out),
+        Command::Playbooks(args) => {
+            let settings = plain()?;
+            playbooks::run(args, &settings, &connection(&settings)?, || clock.now(), &mut out)
+        }
         Command::State(args) => {
             let settings = plain()?;
             let env = topology::env(&settings, None).map_err(Wrong)?;

@@ -48,6 +48,8 @@ counters! {
     TooOldToEnforce = "too_old_to_enforce",
     /// Changes of control that could not be applied: an exemption that is no such thing, or one too many.
     RefusedControl = "refused_control",
+    /// Changes of playbooks that do not pass their checks: what was in effect stays. Each is counted once.
+    PlaybooksRejected = "playbooks_rejected",
     BrokenItems = "broken_items",
 }
 

@@ -1,5 +1,7 @@
 //! Playbooks compiled for the hot path: who watches which entity, and which windows must be kept for that.
 
+use std::collections::BTreeMap;
+
 use super::{Detector, FailuresOf, Measure, Per, Playbook, PlaybookMode};
 use crate::event::Millis;
 
@@ -28,6 +30,9 @@ pub struct Plan {
     pub success_once_ms: Millis,
     /// Every playbook counts everybody's failures and nothing else: successes need not be passed on.
     pub failures_alone: bool,
+    /// Playbooks whose window began while the task ran, with the stream time of that: until a window later they have not
+    /// seen all that they look at.
+    pub since: BTreeMap<Box<str>, Millis>,
 }
 
 /// A kind of entity has too many window lengths.
@@ -76,5 +81,9 @@ fn windows(per: &'static str, playbooks: &[Playbook]) -> Result<Vec<Millis>, Too
     let mut all: Vec<Millis> = playbooks.iter().map(|p| p.over).collect();
     all.sort_unstable();
     all.dedup();
-    if all.len() > WINDOWS_MAX { Err(TooMany { per, count: all.len() }) } else { Ok(all) }
+    windows_fit(per, &all).map(|()| all)
+}
+
+pub(super) fn windows_fit(per: &'static str, all: &[Millis]) -> Result<(), TooMany> {
+    if all.len() > WINDOWS_MAX { Err(TooMany { per, count: all.len() }) } else { Ok(()) }
 }

@@ -340,11 +340,11 @@ fn control_holds_by_its_version_and_a_status_ends_by_itself() {
 #[test]
 fn arrival_never_goes_back_and_never_runs_ahead_of_intake_s_clock() {
     let env = default_env();
-    let mut intake = Task::open(Stage::Intake, Vec::new());
+    let mut intake = Task::open(Stage::Intake, Vec::new(), &env);
     let mut arrive = |timestamp: Millis, occurred_at: Millis| {
         let record = Record::json(timestamp, &failure(occurred_at, 1, "203.0.113.7", "a"));
         let mut fx = Effects::default();
-        intake.step(&env, Input::Raw(Raw { clock: START, ..record.raw() }), &mut fx);
+        intake.step(Input::Raw(Raw { clock: START, ..record.raw() }), &mut fx);
         match fx.outputs.pop() {
             Some(Output::Item { to: Stage::Source, item: Item::Attempt(attempt), .. }) => {
                 (attempt.arrived_at - START, attempt.occurred_at - START, attempt.ahead_ms)

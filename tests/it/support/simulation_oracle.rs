@@ -125,7 +125,7 @@ fn items_of(record: &Incoming) -> Vec<Item> {
 
 /// Intake's part that follows from its log: attempts and dead letters. Its ticks follow from its clock.
 fn replay_intake(world: &World, partition: i32, input: &[Incoming], expected: &mut Expected) {
-    let mut task = Task::open(Stage::Intake, Vec::new());
+    let mut task = Task::open(Stage::Intake, Vec::new(), &world.env);
     for record in input.iter().filter(|record| record.part.partition == partition) {
         let raw = Raw {
             value: record.value.as_deref(),
@@ -137,7 +137,7 @@ fn replay_intake(world: &World, partition: i32, input: &[Incoming], expected: &m
             tenant: None,
         };
         let mut effects = Effects::default();
-        task.step(&world.env, Input::Raw(raw), &mut effects);
+        task.step(Input::Raw(raw), &mut effects);
         expected.counts.merge(&effects.counts);
         for output in effects.outputs {
             match output {
@@ -147,7 +147,8 @@ fn replay_intake(world: &World, partition: i32, input: &[Incoming], expected: &m
                 | Output::Verdict(_)
                 | Output::Block(_)
                 | Output::Status(_)
-                | Output::Incident(_) => expected.take((Stage::Intake, partition), output, world),
+                | Output::Incident(_)
+                | Output::Playbook(_) => expected.take((Stage::Intake, partition), output, world),
             }
         }
     }
@@ -155,7 +156,7 @@ fn replay_intake(world: &World, partition: i32, input: &[Incoming], expected: &m
 
 fn replay(world: &World, place: Place, expected: &mut Expected) {
     let (stage, partition) = place;
-    let mut task = Task::open(stage, Vec::new());
+    let mut task = Task::open(stage, Vec::new(), &world.env).speaking(place == (Stage::Site, 0));
     for record in records(world, stage).iter().filter(|record| record.part.partition == partition) {
         for item in items_of(record) {
             let input = match item {
@@ -174,20 +175,21 @@ fn replay(world: &World, place: Place, expected: &mut Expected) {
         }
     }
     let now = task.now();
-    let rows = task.seal(&world.env).into_iter().filter_map(|(key, row)| Some((key, row?))).collect();
+    let rows = task.seal().into_iter().filter_map(|(key, row)| Some((key, row?))).collect();
     expected.tasks.insert(place, Replayed { rows, now });
 }
 
 fn step(world: &World, place: Place, task: &mut Task, input: Input<'_>, expected: &mut Expected) {
     let mut keys = Vec::new();
-    task.reads(&world.env, &input, &mut keys);
+    let mut effects = Effects::default();
+    task.turn_to(&input, &mut effects);
+    task.reads(&input, &mut keys);
     for key in keys {
         if !task.view_mut().holds(&key) {
             task.view_mut().load(key, None);
         }
     }
-    let mut effects = Effects::default();
-    task.step(&world.env, input, &mut effects);
+    task.step(input, &mut effects);
     expected.counts.merge(&effects.counts);
     effects.outputs.into_iter().for_each(|output| expected.take(place, output, world));
 }
@@ -230,6 +232,7 @@ impl Expected {
                 let value = json("incidents", &*incident);
                 self.publish("incidents", incident.incident_id.clone(), Some(value), Vec::new());
             }
+            Output::Playbook(_) => {}
             Output::DeadLetter(letter) => panic!("{from:?}: {letter:?}"),
         }
     }
