@@ -205,7 +205,8 @@ impl OnTopic {
         self.end = self.end.max(record.offset + 1);
         let header = |name: &str| record.header(name);
         let read = read_change(record.key.as_deref(), record.value.as_deref(), header, record.timestamp);
-        let shown_key = || String::from_utf8_lossy(record.key.as_deref().unwrap_or_default()).chars().take(80).collect();
+        let shown_key =
+            || String::from_utf8_lossy(record.key.as_deref().unwrap_or_default()).chars().take(80).collect();
         let rejected = match read {
             Ok((key, change)) => match self.set.apply(&key, record.offset, change.as_ref()) {
                 Ok(applied) => {
@@ -559,12 +560,7 @@ fn notes(
     notes
 }
 
-fn headers(
-    actor: &str,
-    reason: &str,
-    version: Option<i32>,
-    expires_at: Option<Millis>,
-) -> Vec<(&'static str, String)> {
+fn headers(actor: &str, reason: &str, version: Option<i32>, expires_at: Option<Millis>) -> Vec<(&'static str, String)> {
     let mut headers = vec![("actor", actor.to_owned()), ("reason", reason.to_owned())];
     headers.extend(version.map(|version| ("version", version.to_string())));
     headers.extend(expires_at.map(|end| ("expires_at", format_millis(end))));
@@ -591,18 +587,14 @@ fn publish(
 }
 
 /// Reads back what was published: whether it is what stands there, or somebody was quicker. Gives its place.
-fn confirm(
-    settings: &Settings,
-    connection: &Connection,
-    key: &str,
-    change: Option<&PlaybookChange>,
-) -> Result<i64> {
+fn confirm(settings: &Settings, connection: &Connection, key: &str, change: Option<&PlaybookChange>) -> Result<i64> {
     let on_topic = OnTopic::read(settings, connection)?;
     let held = on_topic.set.held().find(|(held, _)| *held == key).map(|(_, held)| held);
     let is_ours = match (held, change) {
         (None, None) => true,
         (Some(held), Some(change)) => {
-            held.at == change.at && held.actor == change.actor && held.expires_at == change.expires_at
+            let is_same = change.playbook(key).is_ok_and(|ours| ours == held.playbook);
+            is_same && held.actor == change.actor && held.expires_at == change.expires_at
         }
         (Some(_), None) | (None, Some(_)) => false,
     };

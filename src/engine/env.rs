@@ -92,10 +92,8 @@ impl Env {
     /// the folder, the exemptions of the file, the limits. The same number, the same steps. What the topics say comes with the input.
     #[must_use]
     pub fn steps_id(&self) -> u64 {
-        let text = format!(
-            "{:?} {:?} {:?} {:?} {:?}",
-            self.plan, self.playbooks, self.exemptions, self.limits, self.tenants
-        );
+        let text =
+            format!("{:?} {:?} {:?} {:?} {:?}", self.plan, self.playbooks, self.exemptions, self.limits, self.tenants);
         self.hash(0xfe, &[env!("CARGO_PKG_VERSION").as_bytes(), text.as_bytes()])
     }
 

@@ -58,10 +58,22 @@ impl Input<'_> {
 /// A change of control, and its version: the offset in its topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ControlChange {
-    Status { version: i64, tenant: Box<str>, status: Option<StatusChange> },
-    Exemption { version: i64, key: Box<str>, exemption: Option<Exemption> },
+    Status {
+        version: i64,
+        tenant: Box<str>,
+        status: Option<StatusChange>,
+    },
+    Exemption {
+        version: i64,
+        key: Box<str>,
+        exemption: Option<Exemption>,
+    },
     /// `None`: what stood under this key is removed.
-    Playbook { version: i64, key: Box<str>, change: Option<PlaybookChange> },
+    Playbook {
+        version: i64,
+        key: Box<str>,
+        change: Option<PlaybookChange>,
+    },
 }
 
 impl ControlChange {

@@ -75,12 +75,7 @@ impl Playbooks {
     ///
     /// # Errors
     /// It is not taken, and why.
-    pub(super) fn hear(
-        &mut self,
-        version: i64,
-        key: &str,
-        change: Option<&PlaybookChange>,
-    ) -> Result<Applied, String> {
+    pub(super) fn hear(&mut self, version: i64, key: &str, change: Option<&PlaybookChange>) -> Result<Applied, String> {
         self.row.heard = version;
         self.set.apply(key, version, change)
     }
@@ -106,8 +101,7 @@ impl Playbooks {
         let over = self.set.held().filter(|(key, held)| key.ends_with(OVERRIDE) && is_over(held.expires_at));
         let over = over.map(|(key, _)| (key.into(), Became::Ended));
         let offset = |key: &str| self.set.held().find(|(held, _)| *held == key).map_or(-1, |(_, held)| held.offset);
-        let news =
-            left.chain(over).map(|(key, became)| PlaybookNews { offset: offset(&key), key, became }).collect();
+        let news = left.chain(over).map(|(key, became)| PlaybookNews { offset: offset(&key), key, became }).collect();
         self.until = effective.until;
         self.left_out = left_out;
         self.has_turned = true;

@@ -709,12 +709,7 @@ impl<L: Log> StageLoop<L> {
 }
 
 fn around<'a>(of: &'a Parts, poison: &'a BTreeSet<Place>) -> Around<'a> {
-    Around {
-        clock: of.clock.as_ref(),
-        schemas: of.schemas.as_ref(),
-        tenant: of.options.tenant.as_deref(),
-        poison,
-    }
+    Around { clock: of.clock.as_ref(), schemas: of.schemas.as_ref(), tenant: of.options.tenant.as_deref(), poison }
 }
 
 fn shown_as(running: &Running, lag: Option<i64>) -> TaskProgress {

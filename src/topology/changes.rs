@@ -110,7 +110,9 @@ impl PlaybookChange {
         match (id, self.expires_at) {
             (Some(_), None) => return Err("an override says when it ends, in the header `expires_at`".to_owned()),
             (None, Some(_)) => {
-                return Err(format!("what ends by itself has the key `{key}{OVERRIDE}`, so that compaction leaves the base"));
+                return Err(format!(
+                    "what ends by itself has the key `{key}{OVERRIDE}`, so that compaction leaves the base"
+                ));
             }
             (Some(_), Some(end)) if end <= self.at => return Err("it ends before it begins".to_owned()),
             (Some(_), Some(end)) if end.saturating_sub(self.at) > OVERRIDE_MS_MAX => {
@@ -337,11 +339,7 @@ impl PlaybookSet {
     }
 
     /// The folder's playbooks with what stands on the topic for good.
-    fn base(
-        &self,
-        left_out: &mut Vec<(Box<str>, String)>,
-        is_strict: bool,
-    ) -> Result<(Vec<Playbook>, Plan), String> {
+    fn base(&self, left_out: &mut Vec<(Box<str>, String)>, is_strict: bool) -> Result<(Vec<Playbook>, Plan), String> {
         let changes = || self.held.iter().filter(|(key, _)| !key.ends_with(OVERRIDE));
         if is_strict {
             let mut all = self.folder.to_vec();
@@ -392,9 +390,11 @@ impl PlaybookSet {
         let mut plan = Plan::compile(playbooks).map_err(|e| e.to_string())?;
         let failures_alone = self.folder_plan.failures_alone;
         if playbooks.iter().any(|p| p.mode != PlaybookMode::Off) && plan.failures_alone != failures_alone {
-            return Err("failures_of: whose failures a set counts cannot change while it runs; change the folder, and \
+            return Err(
+                "failures_of: whose failures a set counts cannot change while it runs; change the folder, and \
                         restart"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         plan.failures_alone = failures_alone;
         if let Some(base) = base {

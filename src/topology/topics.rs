@@ -237,13 +237,7 @@ impl Topics {
 
 const CONTROL: [&str; 3] = ["attack-status", "exemptions", "playbooks"];
 const REQUIRED: &[&str] = &[
-    "login-events",
-    "login-events-dlq",
-    "verdicts",
-    "blocklist",
-    "attack-status",
-    "incidents",
-    "exemptions",
+    "login-events", "login-events-dlq", "verdicts", "blocklist", "attack-status", "incidents", "exemptions",
     "playbooks",
 ];
 

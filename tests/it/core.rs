@@ -121,6 +121,7 @@ fn tight_env() -> Arc<Env> {
     let mut all = default_playbooks();
     all.extend(playbooks.iter().map(|text| Playbook::parse(text).unwrap()));
     env.plan = Plan::compile(&all).unwrap();
+    env.playbooks = all.into();
     // A site that is attacked by a handful of attempts.
     env.limits.surge.usual_floor = 0.5;
     for bound in [&mut env.limits.surge.elevated, &mut env.limits.surge.attack] {
@@ -215,6 +216,7 @@ fn invariants(emitted: &[Emission]) -> Result<(), TestCaseError> {
             Output::Status(_)
             | Output::Incident(_)
             | Output::DeadLetter(_)
+            | Output::Playbook(_)
             | Output::Item { .. }
             | Output::MarkAll { .. } => {}
         }
