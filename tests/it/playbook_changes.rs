@@ -393,7 +393,7 @@ fn a_playbook_is_tightened_on_the_fly_for_all_tasks_and_loosens_by_itself() {
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{words}");
     assert!(words.contains("write `version: 2`") && words.contains("--raise"), "{words}");
-    let set = ["playbooks", "set", &file, "--raise", "--for", "25s"];
+    let set = ["playbooks", "set", &file, "--raise", "--for", "30s"];
     let dry = json(&installed, &[&set[..], &WHO, &["--dry-run"]].concat());
     assert_eq!((dry["published"].as_bool(), dry["version"].as_i64()), (Some(false), Some(2)), "{dry}");
     assert!(read_all(&installed.connection().client, &installed.topic("playbooks")).is_empty());

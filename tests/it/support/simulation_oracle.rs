@@ -10,7 +10,7 @@ use portcullis::engine::{
 };
 use portcullis::event::{Entity, Millis};
 use portcullis::log::Incoming;
-use portcullis::topology::Stage;
+use portcullis::topology::{Stage, read_change};
 
 use super::simulation_world::{PARTITIONS, Rest, World};
 
@@ -95,6 +95,18 @@ pub fn check(world: &World, rest: &Rest) -> Result<(), String> {
         .filter(|(_, _, planned)| planned.topic == "login-events")
         .map(|(part, offset, _)| (part.partition, *offset))
         .collect();
+    let unreadable = rest.published.iter().filter(|(part, offset, planned)| {
+        let record = Incoming {
+            part: part.clone(),
+            offset: *offset,
+            timestamp: planned.at,
+            key: planned.key.clone().map(String::into_bytes),
+            value: planned.value.clone(),
+            headers: planned.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+        };
+        planned.topic == "playbooks" && !is_readable(&record)
+    });
+    let unreadable = unreadable.count() as u64;
     let held: Vec<(i32, i64)> = input.iter().map(|record| (record.part.partition, record.offset)).collect();
     faults.same("login-events", held, published);
 
@@ -105,6 +117,7 @@ pub fn check(world: &World, rest: &Rest) -> Result<(), String> {
             replay(world, (stage, partition), &mut expected);
         }
     }
+    expected.counts.add(Counter::PlaybooksRejected, unreadable);
     check_counts(rest, &expected, input.len() as u64, &mut faults);
     check_items(world, &expected, &mut faults);
     check_control(world, &mut faults);
@@ -335,6 +348,12 @@ fn check_items(world: &World, expected: &Expected, faults: &mut Faults) {
     }
 }
 
+/// Whether intake passes a change of a playbook on.
+fn is_readable(record: &Incoming) -> bool {
+    let header = |name: &str| record.header(name);
+    read_change(record.key.as_deref(), record.value.as_deref(), header, record.timestamp).is_ok()
+}
+
 /// Each change of control reaches each source task once.
 fn check_control(world: &World, faults: &mut Faults) {
     for partition in 0..PARTITIONS {
@@ -351,8 +370,10 @@ fn check_control(world: &World, faults: &mut Faults) {
             (format!("{topic}|{key}"), record.offset)
         };
         let mut must = Vec::new();
-        for (topic, kind) in [("attack-status", "status"), ("exemptions", "exemption")] {
-            must.extend(world.cluster.records(topic).iter().map(|record| name(kind, record)));
+        for (topic, kind) in [("attack-status", "status"), ("exemptions", "exemption"), ("playbooks", "playbook")] {
+            let records = world.cluster.records(topic);
+            let told = records.iter().filter(|record| topic != "playbooks" || is_readable(record));
+            must.extend(told.map(|record| name(kind, record)));
         }
         // What was compacted away was told as well, so only what is still there must be there.
         let held: BTreeSet<&(String, i64)> = must.iter().collect();
