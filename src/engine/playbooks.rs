@@ -23,8 +23,8 @@ pub(super) struct Playbooks {
     until: Millis,
     /// Changes that do not go with the others now.
     left_out: BTreeMap<Box<str>, String>,
-    /// The plan became another one since somebody asked.
-    has_turned: bool,
+    /// The plan became another one, and whoever reads rows ahead does not know it yet.
+    pub(super) has_turned: bool,
 }
 
 impl Playbooks {
@@ -112,9 +112,102 @@ impl Playbooks {
     pub(super) fn describe(&self, key: &str) -> String {
         self.set.held().find(|(held, _)| *held == key).map(|(_, held)| held.describe()).unwrap_or_default()
     }
+}
 
-    /// Whether the plan became another one since this was asked the last time.
-    pub(super) fn has_turned(&mut self) -> bool {
-        std::mem::take(&mut self.has_turned)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Limits;
+    use crate::topology::{Exemptions, Plan, Playbook};
+    use crate::window::HashKey;
+
+    const NOW: Millis = 1_800_000_000_000;
+    const MINUTE: Millis = 60_000;
+
+    fn text(id: &str, version: i32, over: &str) -> String {
+        format!(
+            "id: {id}\nversion: {version}\nowner: us\ndescription: of a test\nmode: live\nfinding: account_fanout\n\
+             per: address\nover: {over}\ntrigger: {{accounts_failed: {{at_least: {}}}}}\n\
+             then: {{action: BLOCK, ladder: [15m]}}\n",
+            version + 2
+        )
+    }
+
+    fn start() -> Arc<Env> {
+        let playbooks = [Playbook::parse(&text("a", 1, "10m")).unwrap()];
+        Arc::new(Env {
+            plan: Plan::compile(&playbooks).unwrap(),
+            playbooks: playbooks.into(),
+            exemptions: Arc::new(Exemptions::default()),
+            hash_key: HashKey::new([7; 16]),
+            limits: Limits::default(),
+            tenants: Vec::new(),
+        })
+    }
+
+    fn change(version: i64, key: &str, text: &str, lasting: Option<Millis>) -> ControlChange {
+        let expires_at = lasting.map(|ms| NOW + ms);
+        let change =
+            PlaybookChange { text: text.into(), actor: "ann".into(), reason: "a test".into(), at: NOW, expires_at };
+        ControlChange::Playbook { version, key: key.into(), change: Some(change) }
+    }
+
+    fn hear(playbooks: &mut Playbooks, change: &ControlChange) {
+        if let ControlChange::Playbook { version, key, change } = change {
+            assert!(playbooks.hear(*version, key, change.as_ref()).unwrap().is_changed);
+        }
+    }
+
+    /// What is young, as `id since`.
+    fn young(env: &Env) -> Vec<String> {
+        env.plan.since.iter().map(|(id, since)| format!("{id} {}", since - NOW)).collect()
+    }
+
+    #[test]
+    fn only_what_is_looked_at_anew_is_young_and_stays_so_over_a_restart() {
+        let start = start();
+        let (mut playbooks, env) = Playbooks::open(&start, PlaybooksRow::default(), Vec::new(), NOW);
+        assert!(young(&env).is_empty());
+        // Another bound over the same window, and one that shares it.
+        let changes = [
+            change(0, "a", &text("a", 2, "10m"), None),
+            change(1, "b", &text("b", 1, "10m"), None),
+            change(2, "c", &text("c", 1, "20m"), None),
+            change(3, "a#override", &text("a", 3, "5m"), Some(30 * MINUTE)),
+        ];
+        hear(&mut playbooks, &changes[0]);
+        hear(&mut playbooks, &changes[1]);
+        let (env, _) = playbooks.turn(&env, NOW + 1);
+        assert!(young(&env).is_empty());
+        hear(&mut playbooks, &changes[2]);
+        let (env, _) = playbooks.turn(&env, NOW + 2);
+        assert_eq!(young(&env), ["c 2"]);
+        hear(&mut playbooks, &changes[3]);
+        let (env, _) = playbooks.turn(&env, NOW + 3);
+        assert_eq!(young(&env), ["a 3", "c 2"]);
+
+        let (mut opened, own) = Playbooks::open(&start, playbooks.row.clone(), changes.to_vec(), NOW + MINUTE);
+        assert_eq!(format!("{:?}", own.plan), format!("{:?}", env.plan));
+        for (playbooks, env) in [(&mut playbooks, &env), (&mut opened, &own)] {
+            assert!(!playbooks.ends_by(NOW + 30 * MINUTE - 1) && playbooks.ends_by(NOW + 30 * MINUTE));
+            let (env, news) = playbooks.turn(env, NOW + 30 * MINUTE);
+            assert_eq!((news.len(), news[0].offset, &news[0].became), (1, 3, &Became::Ended));
+            // What was kept below the override is as old as ever.
+            assert_eq!(young(&env), ["c 2"]);
+        }
+        assert_eq!(opened.row, playbooks.row);
+        assert!(!opened.is_news(3) && opened.is_news(4));
+    }
+
+    #[test]
+    fn what_was_let_go_and_comes_back_is_young() {
+        let start = start();
+        let (mut playbooks, env) = Playbooks::open(&start, PlaybooksRow::default(), Vec::new(), NOW);
+        hear(&mut playbooks, &change(0, "a", &text("a", 2, "20m"), None));
+        let (env, _) = playbooks.turn(&env, NOW + 1);
+        assert_eq!(young(&env), ["a 1"]);
+        assert!(playbooks.hear(1, "a", None).unwrap().is_changed);
+        let (env, _) = playbooks.turn(&env, NOW + 2);
+        assert_eq!(young(&env), ["a 2"]);
     }
 }

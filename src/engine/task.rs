@@ -146,13 +146,19 @@ impl Task {
         &mut self.view
     }
 
-    /// Brings the plan to the time of the input that comes next. `true` when it became another one, now or by an input
-    /// since this was asked the last time: then what was read for inputs ahead may not be all that they touch.
-    pub fn turn_to(&mut self, input: &Input<'_>, fx: &mut Effects) -> bool {
+    /// Whether the plan is another one for the input that comes next, or became one by an input since
+    /// [`Task::turn_to`] was called: then what was read for inputs ahead may not be all that they touch.
+    #[must_use]
+    pub fn turns_at(&self, input: &Input<'_>) -> bool {
+        self.playbooks.has_turned || input.at().is_some_and(|at| self.playbooks.ends_by(at.max(self.now())))
+    }
+
+    /// Brings the plan to the time of the input that comes next.
+    pub fn turn_to(&mut self, input: &Input<'_>, fx: &mut Effects) {
         if let Some(at) = input.at() {
             self.end_overrides(at.max(self.now()), fx);
         }
-        self.playbooks.has_turned()
+        self.playbooks.has_turned = false;
     }
 
     /// One step. Deterministic in the input and the rows.

@@ -337,11 +337,14 @@ impl Running {
 
     /// Brings the task's plan to the time of an input; `true` when it became another one.
     fn turn_to(&mut self, input: &Input<'_>, cause: &Cause<'_>, out: &mut Out<'_>) -> Result<bool, Error> {
+        if !self.task.turns_at(input) {
+            return Ok(false);
+        }
         let mut effects = std::mem::take(&mut self.effects);
-        let has_turned = self.guarded(cause, |running| running.task.turn_to(input, &mut effects))?;
+        self.guarded(cause, |running| running.task.turn_to(input, &mut effects))?;
         let done = out.take(&mut effects, cause.record());
         self.effects = effects;
-        done.map(|()| has_turned)
+        done.map(|()| true)
     }
 
     /// Has the rows in hand that an input touches.
