@@ -191,7 +191,7 @@ S
 # Starts the job; sets job_pid.
 start_portcullis() { # application playbooks state
     PORTCULLIS_LOG=${PORTCULLIS_LOG:-warn} "$portcullis" --settings "$(settings_file "$1" "$2" "$3")" \
-        run --listen "127.0.0.1:$listen_port" >&2 &
+        run --no-warm-up --listen "127.0.0.1:$listen_port" >&2 &
     job_pid=$!
     children+=("$job_pid")
 }

@@ -49,7 +49,6 @@ pub enum Command {
     Run(RunArgs),
     /// Make the topics of `topology/topics.yaml`, or compare them with what is there
     Topics(TopicsArgs),
-    Playbooks(PlaybooksArgs),
     State(StateArgs),
     /// Keep an edge equal to the blocklist
     Sink(SinkArgs),
@@ -58,6 +57,7 @@ pub enum Command {
     Replay(ReplayArgs),
     Simulate(SimulateArgs),
     Demo(DemoArgs),
+    Playbooks(PlaybooksArgs),
     /// Show the stages, topics and playbooks that a run would use, checked against each other
     #[command(after_help = "Example:\n  portcullis topology --topology ./topology")]
     Topology,
@@ -90,6 +90,7 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
                 listen: args.listen.clone(),
                 threads: args.threads,
                 leave_on_stop: args.leave_on_stop,
+                no_warm_up: args.no_warm_up,
                 skip_lost_input: args.skip_lost_input,
             };
             run::run(args, load(over)?, stop_on_signals()?)?;
@@ -98,7 +99,9 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
         Command::Topics(args) => topics::run(args, &connection(&plain()?)?, &mut out),
         Command::Playbooks(args) => {
             let settings = plain()?;
-            playbooks::run(args, &settings, &connection(&settings)?, || clock.now(), &mut out)
+            let done = playbooks::run(args, &settings, || connection(&settings), || clock.now(), &mut out);
+            // What a cluster says is no mistake in a playbook.
+            done.map_err(|e| if e.is::<crate::log::Error>() { e } else { Wrong(e).into() })
         }
         Command::State(args) => {
             let settings = plain()?;

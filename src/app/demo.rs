@@ -83,6 +83,8 @@ pub fn run(args: &DemoArgs, settings: Settings, stop: Arc<AtomicBool>, out: &mut
         client: ClientOptions::new(&cluster.bootstrap_servers()),
         registry: None,
         format: Format::Json,
+        // The night begins at once, and nothing came before it.
+        warm_up: false,
         ..settings
     };
     let topics = topology::topics(&settings)?;

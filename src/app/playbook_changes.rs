@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::Value;
@@ -20,7 +20,7 @@ use crate::log::follow::{Followed, Follower, ReadFrom};
 use crate::log::publish::Publisher;
 use crate::log::{Error, Incoming};
 use crate::topology::{
-    CHANGE_BYTES_MAX, Effective, HeldChange, OVERRIDE, OVERRIDE_MS_MAX, Plan, Playbook, PlaybookChange, PlaybookMode,
+    PLAYBOOK_BYTES_MAX, Effective, HeldChange, OVERRIDE, OVERRIDE_MS_MAX, Plan, Playbook, PlaybookChange, PlaybookMode,
     PlaybookSet, format_duration, parse_duration, read_change,
 };
 
@@ -85,14 +85,6 @@ pub struct RemoveArgs {
     /// Check and show what would change; publish nothing
     #[arg(long)]
     pub dry_run: bool,
-    #[arg(long, value_enum, default_value_t)]
-    pub output: Output,
-}
-
-/// Show the playbooks in effect, and where each comes from
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  portcullis playbooks list --output json")]
-pub struct ListArgs {
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
 }
@@ -196,7 +188,8 @@ impl OnTopic {
                 Followed::Idle => waits += 1,
             }
             if waits > WAITS_MAX {
-                return Err(anyhow!("{}: the cluster does not give what it holds", connection.topics.public(TOPIC)));
+                let topic = connection.topics.public(TOPIC);
+                return Err(Error::Kafka(format!("{topic}: the cluster does not give what it holds")).into());
             }
         }
     }
@@ -316,8 +309,8 @@ pub fn set(
 ) -> Result<Ending> {
     let refused = |what: String| Error::Setup(format!("{}: {what}", args.file.display()));
     let mut text = std::fs::read_to_string(&args.file).with_context(|| format!("{}", args.file.display()))?;
-    if text.len() > CHANGE_BYTES_MAX {
-        return Err(refused(format!("{} bytes; a playbook has at most {CHANGE_BYTES_MAX}", text.len())).into());
+    if text.len() > PLAYBOOK_BYTES_MAX {
+        return Err(refused(format!("{} bytes; a playbook has at most {PLAYBOOK_BYTES_MAX}", text.len())).into());
     }
     let mut on_topic = OnTopic::read(settings, connection)?;
     let parse = |text: &str| Playbook::parse(text).map_err(|what| refused(topology::playbook_words(&what)));
@@ -390,7 +383,7 @@ pub fn remove(
         let hint = if on_topic.folder_texts.contains_key(&args.id) && !args.is_override {
             "; to switch off the folder's: portcullis playbooks set FILE --mode off"
         } else {
-            "; see: portcullis playbooks list"
+            "; see: portcullis playbooks list --in-effect"
         };
         return Err(Error::Setup(format!("{}: {what}{hint}", args.id)).into());
     }
@@ -420,12 +413,12 @@ pub fn remove(
     Ok(Ending::Well)
 }
 
-/// `playbooks list`.
+/// `playbooks list --in-effect`.
 ///
 /// # Errors
 /// The folder is wrong, or the cluster does not answer.
 pub fn list(
-    args: &ListArgs,
+    output: Output,
     settings: &Settings,
     connection: &Connection,
     now: impl Fn() -> Millis,
@@ -452,7 +445,7 @@ pub fn list(
     let listed = |of: Standing| Listed {
         id: of.playbook.id.clone(),
         version: of.playbook.version,
-        mode: mode_name(of.playbook.mode),
+        mode: of.playbook.mode.as_str(),
         origin: of.origin,
         below: of.below,
         description: of.playbook.describe(),
@@ -474,16 +467,8 @@ pub fn list(
     for of in &list.rejected {
         let _written = writeln!(text, "not taken: {:?} at offset {}: {}", of.key, of.offset, of.why);
     }
-    args.output.write(out, &list, text.trim_end())?;
+    output.write(out, &list, text.trim_end())?;
     Ok(Ending::Well)
-}
-
-const fn mode_name(mode: PlaybookMode) -> &'static str {
-    match mode {
-        PlaybookMode::Off => "off",
-        PlaybookMode::Shadow => "shadow",
-        PlaybookMode::Live => "live",
-    }
 }
 
 impl Origin {
@@ -582,7 +567,7 @@ fn publish(
     let deliveries = publisher.flush(DELIVERY_MAX)?;
     match deliveries.first_failure {
         None => Ok(()),
-        Some(why) => Err(anyhow!("{topic} did not take it: {why}; nothing changed")),
+        Some(why) => Err(Error::Kafka(format!("{topic} did not take it: {why}; nothing changed")).into()),
     }
 }
 
@@ -602,10 +587,11 @@ fn confirm(settings: &Settings, connection: &Connection, key: &str, change: Opti
         return Ok(held.map_or(on_topic.end - 1, |held| held.offset));
     }
     let why = on_topic.rejected.iter().rev().find(|of| of.key == key).map(|of| format!(": {}", of.why));
-    Err(anyhow!(
-        "{key}: somebody else changed it at the same time{}\nsee: portcullis playbooks list",
-        why.unwrap_or_default()
+    let why = why.unwrap_or_default();
+    Err(Error::Kafka(format!(
+        "{key}: somebody else changed it at the same time{why}\nsee: portcullis playbooks list --in-effect"
     ))
+    .into())
 }
 
 /// A text with one of its first-level fields changed, or added.

@@ -47,6 +47,10 @@ pub struct RunArgs {
     /// a session, and nothing moves
     #[arg(long)]
     pub leave_on_stop: bool,
+    /// Let playbooks act from the first event on; without it a playbook says in shadow what it would do until its window
+    /// was kept for its whole length since the state began
+    #[arg(long)]
+    pub no_warm_up: bool,
     /// Where input was deleted before it was read, go on with what is there; without it such a gap is an error, since
     /// what it would have told is lost
     #[arg(long)]
@@ -172,6 +176,9 @@ impl Job {
         let mut env = Env::clone(&self.env);
         let source_partitions = wiring.partitions.get(&Stage::Source).copied().unwrap_or(1);
         env.limits.source_partitions = u32::try_from(source_partitions).unwrap_or(1);
+        let account_partitions = wiring.partitions.get(&Stage::Account).copied().unwrap_or(1);
+        env.limits.account_partitions = u32::try_from(account_partitions).unwrap_or(1);
+        env.limits.warms_up = self.settings.warm_up;
         let mut stages = StageLoop::new(
             log,
             Parts {

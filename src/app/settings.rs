@@ -77,6 +77,8 @@ pub struct Settings {
     pub session_timeout_ms: u64,
     pub group_protocol: GroupProtocolName,
     pub leave_on_stop: bool,
+    /// Playbooks judge in shadow until their windows were kept for their whole length.
+    pub warm_up: bool,
     /// By a flag only: it is decided once, about one gap.
     pub skip_lost_input: bool,
     pub cache_mib: usize,
@@ -115,6 +117,7 @@ struct SettingsFile {
     session_timeout: Option<String>,
     group_protocol: Option<GroupProtocolName>,
     leave_on_stop: Option<bool>,
+    warm_up: Option<bool>,
     cache_mib: Option<usize>,
     kafka: Option<BTreeMap<String, Scalar>>,
 }
@@ -140,6 +143,7 @@ const NAMES: &[&str] = &[
     "session_timeout",
     "group_protocol",
     "leave_on_stop",
+    "warm_up",
     "cache_mib",
     "kafka",
 ];
@@ -199,6 +203,7 @@ pub struct Overrides {
     pub threads: Option<usize>,
     /// Said by a flag, which has no opposite.
     pub leave_on_stop: bool,
+    pub no_warm_up: bool,
     pub skip_lost_input: bool,
 }
 
@@ -268,6 +273,7 @@ impl Settings {
             backlog_commit_interval_ms,
             session_timeout_ms,
             group_protocol,
+            warm_up: !over.no_warm_up && file.warm_up.unwrap_or(true),
             leave_on_stop: over.leave_on_stop || file.leave_on_stop.unwrap_or(false),
             skip_lost_input: over.skip_lost_input,
             cache_mib: file.cache_mib.unwrap_or(512).max(8),

@@ -89,6 +89,19 @@ pub fn playbook_words(what: &str) -> String {
     super::settings::with_suggestion(what, PLAYBOOK_KEYS)
 }
 
+/// One playbook's file, checked against itself.
+///
+/// # Errors
+/// Every problem at once: the file, what is wrong, and the remedy.
+pub fn playbook_file(path: &Path) -> Result<Playbook> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
+    let playbook = Playbook::parse(&text)
+        .map_err(|what| anyhow!("{}: {}", path.display(), playbook_words(&what)))?;
+    let problems: Vec<String> =
+        check(std::slice::from_ref(&playbook)).into_iter().map(|p| format!("{}: {}", path.display(), p.text)).collect();
+    if problems.is_empty() { Ok(playbook) } else { bail!("{}", problems.join("\n")) }
+}
+
 const PLAYBOOK_KEYS: &[&str] = &[
     "id",
     "version",
@@ -100,13 +113,49 @@ const PLAYBOOK_KEYS: &[&str] = &[
     "finding",
     "per",
     "over",
+    "where",
     "trigger",
+    "unless",
+    "states",
+    "fixtures",
+    "failures_of",
+    "wide",
     "scale_by_good_accounts",
     "then",
     "tags",
     "action",
     "ladder",
     "ladder_memory",
+    "jitter",
+    "escalate",
+    "cap",
+    "entities",
+    "within",
+    "from",
+    "outcome",
+    "failure_reason",
+    "method",
+    "activity",
+    "challenge",
+    "source",
+    "asn",
+    "country",
+    "account",
+    "application",
+    "user_agent",
+    "device_id",
+    "tls_fingerprint",
+    "attributes",
+    "account_exists",
+    "credential_leaked",
+    "has",
+    "lacks",
+    "not",
+    "fires",
+    "value",
+    "at_event",
+    "state",
+    "steps",
     "at_least",
     "at_most",
     "calm",

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use super::Found;
-use crate::event::AttackState;
-use crate::topology::{Measure, Playbook, format_duration};
+use crate::event::{AttackState, Millis};
+use crate::topology::{Bound, Measure, Playbook, format_duration};
 use crate::window::Tally;
 
 /// Everything that a bound may compare, about one entity. A measure is taken when a bound asks for it, and not before:
@@ -17,36 +17,62 @@ pub struct Measures<'a> {
     pub tally: Option<&'a Tally>,
     pub addresses_blocked: u64,
     pub good_accounts: u64,
+    /// Time since the source was first seen; `None` where nobody knows.
+    pub seen_for_ms: Option<Millis>,
+    /// Time since the account's last success; `None`: it never had one.
+    pub idle_for_ms: Option<Millis>,
 }
 
 impl Measures<'_> {
-    fn value(&self, measure: Measure) -> f64 {
+    /// `None`: nothing is known of it, and no bound on it holds.
+    fn value(&self, measure: Measure) -> Option<f64> {
         let (attempts, failures) = self.tally.map(Tally::attempts_and_failures).unwrap_or_default();
-        match measure {
+        let unknown_and_asked = || self.tally.map(Tally::unknown_and_asked).unwrap_or_default();
+        let share = |part: u64, of: u64| if of == 0 { 0.0 } else { part as f64 / of as f64 };
+        Some(match measure {
             Measure::Attempts => attempts as f64,
             Measure::Failures => failures as f64,
-            Measure::FailureShare if attempts == 0 => 0.0,
-            Measure::FailureShare => failures as f64 / attempts as f64,
-            Measure::AccountsFailed => self.tally.map_or(0, Tally::accounts_failed) as f64,
-            Measure::Sources => self.tally.map_or(0, Tally::sources) as f64,
+            Measure::FailureShare => share(failures, attempts),
+            Measure::UnknownShare => share(unknown_and_asked().0, failures),
+            Measure::Requests => unknown_and_asked().1 as f64,
             Measure::AddressesBlocked => self.addresses_blocked as f64,
             Measure::GoodAccounts => self.good_accounts as f64,
-        }
+            Measure::SeenFor => self.seen_for_ms? as f64,
+            Measure::IdleFor => self.idle_for_ms? as f64,
+            Measure::AccountsFailed
+            | Measure::UnknownAccounts
+            | Measure::AccountsEntered
+            | Measure::AccountsAsked
+            | Measure::Sources
+            | Measure::Devices
+            | Measure::UserAgents
+            | Measure::TlsFingerprints
+            | Measure::Countries
+            | Measure::Asns
+            | Measure::PasswordTags => {
+                self.tally.zip(measure.set()).map_or(0, |(tally, set)| tally.distinct(set)) as f64
+            }
+        })
+    }
+
+    /// Whether a bound holds.
+    fn holds(&self, measure: Measure, bound: Bound, state: AttackState, scale: f64) -> bool {
+        let Some(value) = self.value(measure) else { return false };
+        let least = bound.at_least.map(|t| threshold(measure, t.at(state), scale));
+        least.is_none_or(|n| value >= n) && bound.at_most.is_none_or(|n| value <= n.0)
     }
 }
 
-/// Compares; `None` when a bound does not hold. `who` is the entity as people read it.
+/// Compares; `None` when a bound does not hold, or one of `unless` does. `who` is the entity as people read it.
 #[must_use]
 pub fn look(playbook: &Playbook, measures: &Measures<'_>, state: AttackState, who: &str) -> Option<Found> {
-    let scale = if playbook.scale_by_good_accounts { 1.0 + ((1 + measures.good_accounts) as f64).log2() } else { 1.0 };
-    for (measure, bound) in &playbook.trigger {
-        let value = measures.value(*measure);
-        let least = bound.at_least.map(|t| threshold(*measure, t.at(state), scale));
-        if least.is_some_and(|n| value < n) || bound.at_most.is_some_and(|n| value > n) {
-            return None;
-        }
+    if !playbook.states.is_empty() && !playbook.states.contains(&state) {
+        return None;
     }
-    Some(explain(playbook, measures, state, scale, who))
+    let scale = if playbook.scale_by_good_accounts { 1.0 + ((1 + measures.good_accounts) as f64).log2() } else { 1.0 };
+    let fires = playbook.trigger.iter().all(|(measure, bound)| measures.holds(*measure, *bound, state, scale))
+        && !playbook.unless.iter().any(|(measure, bound)| measures.holds(*measure, *bound, state, 1.0));
+    fires.then(|| explain(playbook, measures, state, scale, who))
 }
 
 fn threshold(measure: Measure, at_least: f64, scale: f64) -> f64 {
@@ -58,14 +84,14 @@ fn explain(playbook: &Playbook, measures: &Measures<'_>, state: AttackState, sca
     let mut compared = BTreeMap::new();
     let mut parts = Vec::new();
     for (measure, bound) in &playbook.trigger {
-        let value = measures.value(*measure);
+        let value = measures.value(*measure).unwrap_or_default();
         compared.insert(measure.as_str().to_owned(), value);
         if let Some(least) = bound.at_least {
             let least = threshold(*measure, least.at(state), scale);
             compared.insert(format!("{}.threshold", measure.as_str()), least);
             parts.push(phrase(*measure, value, least));
         } else if let Some(most) = bound.at_most {
-            compared.insert(format!("{}.threshold", measure.as_str()), most);
+            compared.insert(format!("{}.threshold", measure.as_str()), most.0);
         }
     }
     Found {
@@ -95,9 +121,29 @@ fn phrase(measure: Measure, value: f64, least: f64) -> String {
         Measure::FailureShare => {
             format!("{:.0} % of attempts failed (at least {:.0} %)", value * 100.0, least * 100.0)
         }
+        Measure::UnknownShare => {
+            format!("{:.0} % of the names are nobody's (at least {:.0} %)", value * 100.0, least * 100.0)
+        }
         Measure::AccountsFailed => format!("failed on {value} accounts (at least {least})"),
+        Measure::UnknownAccounts => format!("tried {value} names of nobody (at least {least})"),
+        Measure::AccountsEntered => format!("entered {value} accounts as a stranger (at least {least})"),
+        Measure::Requests => format!("{value} requests (at least {least})"),
+        Measure::AccountsAsked => format!("asked about {value} accounts (at least {least})"),
         Measure::Sources => format!("failures from {value} sources (at least {least})"),
+        Measure::Devices => format!("failures from {value} devices (at least {least})"),
+        Measure::UserAgents => format!("failures with {value} user agents (at least {least})"),
+        Measure::TlsFingerprints => format!("failures with {value} TLS fingerprints (at least {least})"),
+        Measure::Countries => format!("failures from {value} countries (at least {least})"),
+        Measure::Asns => format!("failures from {value} autonomous systems (at least {least})"),
+        Measure::PasswordTags => format!("{value} different passwords (at least {least})"),
         Measure::AddressesBlocked => format!("{value} of its addresses are blocked (at least {least})"),
         Measure::GoodAccounts => format!("{value} good accounts (at least {least})"),
+        Measure::SeenFor => format!("seen for {} (at least {})", time(value), time(least)),
+        Measure::IdleFor => format!("no login for {} (at least {})", time(value), time(least)),
     }
+}
+
+/// A time in words, to the second.
+fn time(ms: f64) -> String {
+    format_duration((ms / 1000.0).round() as Millis * 1000)
 }

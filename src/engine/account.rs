@@ -1,18 +1,18 @@
 //! The account stage: everything that is keyed by an account. Guessing from many sources, and who got in.
 
-use super::dock::{Circumstances, Dock};
+use super::dock::{Asked, Circumstances, Dock};
 use super::env::Env;
 use super::frame::{Fallen, Note, Sourced};
 use super::held::Held;
 use super::io::Effects;
 use super::key::Key;
 use super::row::{AccountRow, FamiliarRow, Row};
-use super::source::{hear, tally};
 use super::task::Task;
+use super::windows::{Counts, hear, kept_ms, tally};
 use crate::detect::{Measures, SuccessFacts, look, stranger_success};
 use crate::event::{Entity, Millis, Scope};
 use crate::topology::PlaybookMode;
-use crate::window::{Heard, Timeliness, memory_ms};
+use crate::window::Timeliness;
 
 pub(super) fn reads(env: &Env, tenant: &str, account: &str, keys: &mut Vec<Key>) {
     let hashed = env.account(tenant, account);
@@ -20,16 +20,17 @@ pub(super) fn reads(env: &Env, tenant: &str, account: &str, keys: &mut Vec<Key>)
     keys.push(Key::familiar(tenant, hashed));
     keys.push(Key::standing_of(tenant, Scope::Account, account));
     keys.push(Key::partial(tenant));
+    keys.extend(env.plan.account.watches.iter().filter_map(|watch| Some(Key::cap(tenant, watch.capped()?))));
 }
 
 /// An attempt on the account.
 pub(super) fn sourced(task: &mut Task, env: &Env, sourced: &Sourced, fx: &mut Effects) {
     let a = &sourced.attempt;
     let timeliness = env.limits.timing.judge(a.delay_ms());
-    let strange = a.is_failure() && !sourced.facts.known_pair && !sourced.repeat;
     // A name that belongs to nobody has no owner to protect, and attackers invent as many as they like.
-    if strange && timeliness != Timeliness::Late && !a.is_unknown_account() {
-        guessed(task, env, sourced, timeliness, fx);
+    if timeliness != Timeliness::Late && !sourced.repeat && !a.is_unknown_account() {
+        let strange = !sourced.facts.known_pair;
+        watch(task, env, sourced, Counts::of(a, a.is_failure() && strange, strange, &env.plan.account), timeliness, fx);
     }
     if a.is_success() {
         let who = Entity::account(&a.tenant, &a.account);
@@ -68,27 +69,33 @@ pub(super) fn note(task: &mut Task, env: &Env, note: &Note, fx: &mut Effects) {
     compromised(task, env, &who, &note.event_id, &facts, fx);
 }
 
-/// Failures of strangers, over the account's windows.
-fn guessed(task: &mut Task, env: &Env, sourced: &Sourced, timeliness: Timeliness, fx: &mut Effects) {
-    let a = &sourced.attempt;
-    let now = task.now();
-    let windows = &env.plan.account_windows;
-    let who = Entity::account(&a.tenant, &a.account);
-    let mut account: Held<Box<AccountRow>> =
-        Held::take(task, Key::account(&a.tenant, env.account(&a.tenant, &a.account)), Row::account);
-    let heard = Heard { at: a.occurred_at, failed: true, account: None, source: Some(env.source(a.source)) };
-    hear(&mut account.change().tallies, windows, heard);
-    let circumstances = Circumstances::of(task, &a.tenant, a.arrived_at, timeliness);
-    let cause = circumstances.cause(&a.event_id, a.occurred_at, task.exempt_entity(env, &who));
-    let mut dock = Dock::take(task, Key::standing(&who), fx);
-    for playbook in &env.plan.account {
-        let measures = Measures { tally: tally(&account.row.tallies, playbook.over), ..Measures::default() };
-        let look = || look(playbook, &measures, circumstances.state, &who.value);
-        dock.ask(task, playbook, &who, &cause, fx, look);
+/// Counts the attempt over the account's windows, where a playbook looks at such, and asks.
+fn watch(task: &mut Task, env: &Env, sourced: &Sourced, counts: Counts, timeliness: Timeliness, fx: &mut Effects) {
+    let (a, watched) = (&sourced.attempt, &env.plan.account);
+    if !counts.count_for(watched) {
+        return;
     }
-    dock.put(task);
-    let kept = windows.iter().map(|over| memory_ms(*over, env.limits.timing.grace_ms)).max().unwrap_or(0);
-    account.put(task, Row::Account, now.saturating_add(kept));
+    let now = task.now();
+    let who = Entity::account(&a.tenant, &a.account);
+    let hashed = env.account(&a.tenant, &a.account);
+    let mut account: Held<Box<AccountRow>> = Held::take(task, Key::account(&a.tenant, hashed), Row::account);
+    if hear(&mut account.change().tallies, watched, a, counts, &|set| env.member(set, a)) {
+        let familiar = familiar(task, env, &who);
+        let idle_for_ms = familiar.row.last.map(|last| a.occurred_at.saturating_sub(last));
+        put_familiar(task, env, familiar);
+        let circumstances = Circumstances::of(task, &a.tenant, a.arrived_at, timeliness);
+        let cause = circumstances.cause(&a.event_id, a.occurred_at, task.exempt_entity(env, &who));
+        let mut dock = Dock::take(task, Key::standing(&who), fx);
+        for watch in counts.asks(watched, a) {
+            let tally = tally(&account.row.tallies, watched, watch);
+            let measures = Measures { tally, idle_for_ms, ..Measures::default() };
+            let look = || look(&watch.playbook, &measures, circumstances.state, &who.value);
+            let asked = Asked::watching(task, env, watch, env.limits.account_partitions);
+            dock.ask(task, asked, &who, &cause, fx, look);
+        }
+        dock.put(task);
+    }
+    account.put(task, Row::Account, now.saturating_add(kept_ms(watched, env.limits.timing.grace_ms)));
 }
 
 /// Judges a success; `true` when the account fell. However late it is known, it is said.
@@ -109,7 +116,7 @@ fn compromised(
     // The source's owner looked back from arrival to arrival; the success itself may have been on its way for a while.
     let grace = env.limits.timing.grace_ms;
     for playbook in env.plan.compromise.iter().filter(|p| late_by <= p.over.saturating_add(grace)) {
-        let opened = dock.ask(task, playbook, who, &cause, fx, || Some(found.clone()));
+        let opened = dock.ask(task, Asked::plainly(playbook), who, &cause, fx, || Some(found.clone()));
         newly |= opened && playbook.mode == PlaybookMode::Live;
     }
     dock.put(task);

@@ -46,6 +46,8 @@ counters! {
     Spared = "spared",
     /// Findings on attempts too old to block for.
     TooOldToEnforce = "too_old_to_enforce",
+    /// Findings of a playbook that had restricted as many as its cap allows.
+    Capped = "capped",
     /// Changes of control that could not be applied: an exemption that is no such thing, or one too many.
     RefusedControl = "refused_control",
     /// Changes of playbooks that do not pass their checks: what was in effect stays. Each is counted once.

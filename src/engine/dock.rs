@@ -4,14 +4,15 @@
 //! came first.
 
 use super::counts::Counter;
+use super::env::Env;
 use super::io::{BlockChange, Effects, Output};
 use super::key::Key;
 use super::row::{Row, StandingRow};
 use super::task::Task;
-use crate::decide::{Case, Change, Claim, Decision, Standing, decide, is_over, is_settled};
+use crate::decide::{Case, Change, Claim, Decision, Manner, Standing, decide, is_news, is_over, is_settled};
 use crate::detect::Found;
-use crate::event::{Action, AttackState, Entity, Millis};
-use crate::topology::Playbook;
+use crate::event::{Action, AttackState, Entity, Millis, Mode};
+use crate::topology::{Cap, Playbook, Watch};
 use crate::window::Timeliness;
 
 /// What is the same for every entity that an attempt touches.
@@ -49,6 +50,34 @@ pub(super) struct Cause<'a> {
     incident_id: Option<&'a str>,
     is_fresh: bool,
     is_spared: bool,
+}
+
+/// A playbook that is asked, and how it may speak.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    playbook: &'a Playbook,
+    /// `None`: not at all.
+    manner: Option<Manner>,
+    cap: Option<Cap>,
+}
+
+impl<'a> Asked<'a> {
+    /// As it says itself.
+    pub(super) fn plainly(playbook: &'a Playbook) -> Asked<'a> {
+        Asked { playbook, manner: Manner::of(playbook), cap: None }
+    }
+
+    /// One that watches a window. Until its window was kept for its whole length it would judge by a part, so until then it
+    /// says what it would do and that it is warming. `tasks`: how many share its cap.
+    pub(super) fn watching(task: &Task, env: &Env, watch: &'a Watch, tasks: u32) -> Asked<'a> {
+        let playbook = &watch.playbook;
+        let since = if env.limits.warms_up { watch.since.max(task.began()) } else { watch.since };
+        let is_warming = since > Millis::MIN && task.now().saturating_sub(since) < playbook.over;
+        let manner = Manner::of(playbook)
+            .map(|manner| if is_warming && manner.mode == Mode::Live { Manner::shadow("warming") } else { manner });
+        let share = |cap: Cap| Cap { entities: cap.entities.div_ceil(tasks.max(1)), ..cap };
+        Asked { playbook, manner, cap: playbook.then.cap.map(share) }
+    }
 }
 
 /// A standing in hand.
@@ -90,16 +119,18 @@ impl Dock {
     pub(super) fn ask(
         &mut self,
         task: &mut Task,
-        playbook: &Playbook,
+        asked: Asked<'_>,
         who: &Entity,
         cause: &Cause<'_>,
         fx: &mut Effects,
         look: impl FnOnce() -> Option<Found>,
     ) -> bool {
         let now = task.now();
+        let playbook = asked.playbook;
+        let Some(mut manner) = asked.manner else { return false };
         let nothing = Standing::default();
         let standing = self.row.as_ref().map_or(&nothing, |row| &row.standing);
-        if is_settled(playbook, standing, now) {
+        if is_settled(playbook, manner, standing, now) {
             return false;
         }
         let Some(found) = look() else { return false };
@@ -111,6 +142,18 @@ impl Dock {
             fx.count(Counter::TooOldToEnforce);
             return false;
         }
+        let is_capped = manner.mode == Mode::Live && is_news(playbook, manner, standing, now);
+        if let Some(cap) = asked.cap.filter(|_| is_capped) {
+            if !task.is_below_cap(&who.tenant, &playbook.id, cap) {
+                manner = Manner::shadow("capped");
+                fx.count(Counter::Capped);
+                if is_settled(playbook, manner, standing, now) {
+                    return false;
+                }
+            } else {
+                task.count_for_cap(&who.tenant, &playbook.id, cap);
+            }
+        }
         let row = self.row.get_or_insert_with(|| Box::new(StandingRow { entity: who.clone(), standing: nothing }));
         let case = Case {
             entity: who,
@@ -120,7 +163,7 @@ impl Dock {
             now,
             incident_id: cause.incident_id,
         };
-        let decision = decide(playbook, &found, &mut row.standing, &case);
+        let decision = decide(playbook, manner, &found, &mut row.standing, &case);
         self.is_changed = true;
         if let Some(due) = decision.due {
             task.set_due(due, &self.key);

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::detect::SurgeBounds;
-use crate::event::{Entity, Millis, Source};
-use crate::topology::{Exemptions, Plan, Playbook};
+use crate::event::{Attempt, Entity, Millis, Source};
+use crate::topology::{Exemptions, Plan, Playbook, Set};
 use crate::window::{HashKey, Hashed, Timing};
 
 /// Named limits and times of the engine.
@@ -23,6 +23,10 @@ pub struct Limits {
     pub good_age_ms: Millis,
     /// Partitions of the source stage: a task sees so many of a tenant's networks.
     pub source_partitions: u32,
+    /// Partitions of the account stage.
+    pub account_partitions: u32,
+    /// Playbooks judge in shadow until their windows were kept for their whole length since the state began.
+    pub warms_up: bool,
     /// Tenants that the settings do not name.
     pub tenants_max: usize,
     /// Neither failures nor stopped attempts stand out for this long: CALM.
@@ -44,6 +48,8 @@ impl Default for Limits {
             teach_delay_ms: DAY,
             good_age_ms: DAY,
             source_partitions: 1,
+            account_partitions: 1,
+            warms_up: false,
             tenants_max: 1_000,
             calm_after_ms: 20 * MINUTE,
             status_ttl_ms: 5 * MINUTE,
@@ -85,6 +91,8 @@ mod domain {
     pub(super) const CONTENT: u8 = 6;
     pub(super) const REPEAT: u8 = 7;
     pub(super) const ENTITY: u8 = 8;
+    pub(super) const MEMBER: u8 = 9;
+    pub(super) const DEVICE: u8 = 10;
 }
 
 impl Env {
@@ -105,6 +113,12 @@ impl Env {
     #[must_use]
     pub fn route_network(&self, tenant: &str, source: Source) -> Hashed {
         self.hash(domain::ROUTE, &[tenant.as_bytes(), &source_bytes(source.network().first_source())])
+    }
+
+    /// Where all attempts of a device are processed.
+    #[must_use]
+    pub fn route_device(&self, tenant: &str, device: &str) -> Hashed {
+        self.hash(domain::ROUTE, &[tenant.as_bytes(), device.as_bytes(), b"device"])
     }
 
     /// Where all attempts on an account are processed.
@@ -131,6 +145,30 @@ impl Env {
     #[must_use]
     pub fn pair(&self, source: Source, account: Hashed) -> Hashed {
         self.hash(domain::PAIR, &[&source_bytes(source), &account.to_be_bytes()])
+    }
+
+    #[must_use]
+    pub(super) fn device(&self, tenant: &str, device: &str) -> Hashed {
+        self.hash(domain::DEVICE, &[tenant.as_bytes(), device.as_bytes()])
+    }
+
+    /// What an attempt adds to a set; `None` when it says nothing of it.
+    #[must_use]
+    pub(super) fn member(&self, set: Set, a: &Attempt) -> Option<Hashed> {
+        let text = |text: &Option<Box<str>>| text.as_ref().map(|text| self.hash(domain::MEMBER, &[text.as_bytes()]));
+        let number = |number: Option<u32>| number.map(|n| self.hash(domain::MEMBER, &[&n.to_be_bytes()]));
+        match set {
+            Set::AccountsFailed | Set::UnknownAccounts | Set::AccountsEntered | Set::AccountsAsked => {
+                (!a.account.is_empty()).then(|| self.account(&a.tenant, &a.account))
+            }
+            Set::Sources => Some(self.source(a.source)),
+            Set::Devices => text(&a.device_id),
+            Set::UserAgents => text(&a.user_agent),
+            Set::TlsFingerprints => text(&a.tls_fingerprint),
+            Set::Countries => text(&a.country),
+            Set::Asns => number(a.asn),
+            Set::PasswordTags => number(a.password_tag),
+        }
     }
 
     #[must_use]

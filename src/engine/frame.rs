@@ -23,6 +23,8 @@ pub enum Item {
     Partial(Box<Partial>),
     /// To every stage behind intake.
     Mark(Mark),
+    /// To account: the same attempt for the owner of its device.
+    Device(Box<Sourced>),
 }
 
 /// An attempt with what its source's owner knows.

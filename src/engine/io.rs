@@ -27,6 +27,8 @@ pub enum Input<'a> {
     Attempt(Box<Attempt>),
     /// Account: an attempt with what the source stage knows.
     Sourced(Box<Sourced>),
+    /// Account: the same for the owner of the device.
+    Device(Box<Sourced>),
     /// Account: an earlier success, seen in a new light.
     Note(Note),
     /// Site: sums.
@@ -45,7 +47,7 @@ impl Input<'_> {
     pub fn at(&self) -> Option<Millis> {
         match self {
             Input::Attempt(attempt) => Some(attempt.arrived_at),
-            Input::Sourced(sourced) => Some(sourced.attempt.arrived_at),
+            Input::Sourced(sourced) | Input::Device(sourced) => Some(sourced.attempt.arrived_at),
             Input::Note(note) => Some(note.known_at),
             Input::Partial(partial) => Some(partial.at),
             Input::Mark(mark) => Some(mark.at),

@@ -40,11 +40,17 @@ pub enum Kind {
     Site = 23,
     /// A tenant's successes at this task.
     Traffic = 24,
+    /// Windows of a device.
+    Device = 25,
+    /// Windows of a source on an account.
+    PairWindows = 26,
+    /// Whom a playbook restricted lately.
+    Cap = 27,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 14] = [
+    pub const ALL: [Kind; 17] = [
         Kind::Clock,
         Kind::Control,
         Kind::Seen,
@@ -59,6 +65,9 @@ impl Kind {
         Kind::Familiar,
         Kind::Site,
         Kind::Traffic,
+        Kind::Device,
+        Kind::PairWindows,
+        Kind::Cap,
     ];
 
     /// Name for people: `clock`, `pair`.
@@ -216,6 +225,21 @@ impl Key {
     #[must_use]
     pub fn account(tenant: &str, account: Hashed) -> Self {
         Key::of(Kind::Account, tenant, &account.to_be_bytes())
+    }
+
+    #[must_use]
+    pub fn device(tenant: &str, device: Hashed) -> Self {
+        Key::of(Kind::Device, tenant, &device.to_be_bytes())
+    }
+
+    #[must_use]
+    pub fn pair_windows(tenant: &str, pair: Hashed) -> Self {
+        Key::of(Kind::PairWindows, tenant, &pair.to_be_bytes())
+    }
+
+    #[must_use]
+    pub fn cap(tenant: &str, playbook: &str) -> Self {
+        Key::of(Kind::Cap, tenant, playbook.as_bytes())
     }
 
     #[must_use]

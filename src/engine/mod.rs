@@ -6,6 +6,7 @@
 
 mod account;
 mod counts;
+mod device;
 mod dock;
 mod env;
 pub mod frame;
@@ -22,6 +23,7 @@ mod site;
 mod source;
 mod task;
 mod view;
+mod windows;
 
 pub use counts::{Counter, Counts};
 pub use env::{Env, Limits};

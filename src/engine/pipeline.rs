@@ -121,6 +121,7 @@ impl Pipeline {
             let input = match work {
                 Work::Item(Item::Attempt(attempt)) => Input::Attempt(attempt),
                 Work::Item(Item::Sourced(sourced)) => Input::Sourced(sourced),
+                Work::Item(Item::Device(sourced)) => Input::Device(sourced),
                 Work::Item(Item::Note(note)) => Input::Note(note),
                 Work::Item(Item::Partial(partial)) => Input::Partial(partial),
                 Work::Item(Item::Mark(mark)) | Work::Mark(mark) => Input::Mark(mark),

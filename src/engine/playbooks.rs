@@ -160,7 +160,8 @@ mod tests {
 
     /// What is young, as `id since`.
     fn young(env: &Env) -> Vec<String> {
-        env.plan.since.iter().map(|(id, since)| format!("{id} {}", since - NOW)).collect()
+        let watches = env.plan.address.watches.iter().filter(|watch| watch.since > Millis::MIN);
+        watches.map(|watch| format!("{} {}", watch.playbook.id, watch.since - NOW)).collect()
     }
 
     #[test]

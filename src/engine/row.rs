@@ -28,12 +28,15 @@ pub enum Row {
     Familiar(FamiliarRow),
     Site(Box<SiteRow>),
     Traffic(TrafficRow),
+    Cap(CapRow),
 }
 
 /// What a task knows of its input besides entities.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ClockRow {
     pub clock: StreamClock,
+    /// Stream time when the state began; 0 before its first input.
+    pub began: Millis,
     /// Stream time at which a mark was last passed on.
     pub marked_at: Millis,
     /// Intake: tenants met, besides those that the settings name.
@@ -66,8 +69,16 @@ pub struct SourceRow {
     pub successes: Option<Slices<1>>,
     /// Accounts that logged in from it.
     pub good: GoodRow,
+    /// When it was first heard of, since it was last forgotten; 0: not yet.
+    pub first_seen: Millis,
     /// From when all but `good` counts as forgotten.
     pub forgotten_at: Millis,
+}
+
+/// Whom a playbook newly restricted lately.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapRow {
+    pub restricted: Slices<1>,
 }
 
 /// A tenant's successes at one task of the source stage.
@@ -124,7 +135,7 @@ pub struct StandingRow {
     pub standing: Standing,
 }
 
-/// Windows of one account.
+/// Windows of one account, of a device, or of a source on an account.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct AccountRow {
     pub tallies: Vec<Tally>,
@@ -199,7 +210,7 @@ pub struct OpenIncident {
 const _: () = assert!(size_of::<Row>() <= 56);
 
 /// Version of the row format; a state of another version is refused at start.
-pub(super) const ROW_VERSION: u8 = 3;
+pub(super) const ROW_VERSION: u8 = 4;
 
 /// A stored row does not read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -224,7 +235,7 @@ impl Row {
     of_kind! {
         source: Source -> Box<SourceRow>, network: Network -> Box<NetworkRow>,
         standing: Standing -> Box<StandingRow>, account: Account -> Box<AccountRow>, familiar: Familiar -> FamiliarRow,
-        traffic: Traffic -> TrafficRow,
+        traffic: Traffic -> TrafficRow, cap: Cap -> CapRow,
         site: Site -> Box<SiteRow>,
     }
 
@@ -248,6 +259,7 @@ impl Row {
             Row::Account(row) => postcard::to_extend(row, bytes),
             Row::Familiar(row) => postcard::to_extend(row, bytes),
             Row::Traffic(row) => postcard::to_extend(row, bytes),
+            Row::Cap(row) => postcard::to_extend(row, bytes),
             Row::Site(row) => postcard::to_extend(row, bytes),
         };
         // Writing into memory fails only for types that postcard cannot express; none of the rows holds one.
@@ -307,6 +319,9 @@ impl Row {
             k if k == Kind::Account as u8 => read(body, Row::Account),
             k if k == Kind::Familiar as u8 => read(body, Row::Familiar),
             k if k == Kind::Traffic as u8 => read(body, Row::Traffic),
+            k if k == Kind::Device as u8 => read(body, Row::Account),
+            k if k == Kind::PairWindows as u8 => read(body, Row::Account),
+            k if k == Kind::Cap as u8 => read(body, Row::Cap),
             k if k == Kind::Site as u8 => read(body, Row::Site),
             _ => return Err(broken("no row of this kind is known")),
         };

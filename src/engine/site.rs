@@ -7,7 +7,7 @@ use super::io::{Effects, Output};
 use super::key::Key;
 use super::row::{Recent, Row, SiteRow};
 use super::task::Task;
-use crate::decide::{Case, Decision, Standing, decide};
+use crate::decide::{Case, Decision, Manner, Standing, decide};
 use crate::detect::{SiteFigures, SurgeJudgement, Usual, judge_surge};
 use crate::event::{AttackState, AttackStatus, ChallengePolicy, Entity, Millis, Mode};
 use crate::topology::Playbook;
@@ -207,7 +207,8 @@ fn campaign_verdict(
 ) {
     // Its evidence is the minute, not one attempt, and its episode is the incident.
     let case = Case { entity, occurred_at: now, event_id: "", arrived_at: now, now, incident_id };
-    let Decision { verdict, .. } = decide(playbook, &judgement.found, &mut Standing::default(), &case);
+    let Some(manner) = Manner::of(playbook) else { return };
+    let Decision { verdict, .. } = decide(playbook, manner, &judgement.found, &mut Standing::default(), &case);
     if let Some(mut verdict) = verdict {
         verdict.evidence.clear();
         fx.verdict(verdict);

@@ -5,20 +5,21 @@
 //! taught is unlearnt, and a note goes to the owner of each account it entered lately.
 
 use super::counts::Counter;
-use super::dock::{Circumstances, Dock};
+use super::dock::{Asked, Circumstances, Dock};
 use super::env::Env;
 use super::frame::{Item, Note, Sourced};
 use super::held::Held;
 use super::io::{Effects, Output};
 use super::key::Key;
 use super::memory::{known_pair_of, learn_pair, unlearn_pair};
-use super::row::{ENTRIES_MAX, Entry, GoodRow, NetworkRow, PairRow, Row, SourceRow, TrafficRow};
+use super::row::{AccountRow, ENTRIES_MAX, Entry, GoodRow, NetworkRow, PairRow, Row, SourceRow, TrafficRow};
 use super::task::Task;
+use super::windows::{Counts, hear, kept_ms, tally};
 use crate::decide::Claim;
 use crate::detect::{CARRIED_MIN, CARRIED_OVER_MS, Carried, Found, Measures, SourceFacts, look, proxy};
 use crate::event::{Activity, AttackState, Attempt, Entity, Millis, Outcome};
-use crate::topology::Stage;
-use crate::window::{Hashed, Heard, Sighting, Slices, Tally, Timeliness, memory_ms};
+use crate::topology::{Stage, Watched};
+use crate::window::{Hashed, Sighting, Slices, Timeliness, memory_ms};
 
 /// Most blocked addresses of one network that are remembered: an IPv4 /24 holds no more.
 const BLOCKED_MAX: usize = 256;
@@ -33,8 +34,15 @@ pub(super) fn reads(env: &Env, a: &Attempt, keys: &mut Vec<Key>) {
     keys.push(Key::traffic(&a.tenant));
     if !a.account.is_empty() && !env.plan.failures_alone {
         let account = env.account(&a.tenant, &a.account);
-        keys.push(Key::pair(&a.tenant, a.source, env.pair(a.source, account)));
+        let pair = env.pair(a.source, account);
+        keys.push(Key::pair(&a.tenant, a.source, pair));
+        if !env.plan.pair.is_empty() {
+            keys.push(Key::pair_windows(&a.tenant, pair));
+            keys.push(Key::standing(&Entity::pair(&a.tenant, a.source, &a.account)));
+        }
     }
+    let watches = [&env.plan.address, &env.plan.network, &env.plan.pair].into_iter().flat_map(|of| &of.watches);
+    keys.extend(watches.filter_map(|watch| Some(Key::cap(&a.tenant, watch.capped()?))));
 }
 
 pub(super) fn attempt(task: &mut Task, env: &Env, a: Attempt, fx: &mut Effects) {
@@ -91,6 +99,8 @@ struct Scene {
     repeat: bool,
     /// A failure that counts against the source.
     counts: bool,
+    /// What it is to the windows of source, network and pair; nothing where it is late, or says nothing new.
+    heard: [Counts; 3],
     source: Held<Box<SourceRow>>,
     network: Held<Box<NetworkRow>>,
     traffic: Held<TrafficRow>,
@@ -99,6 +109,8 @@ struct Scene {
     network_heard: bool,
     source_dock: Dock,
     network_dock: Dock,
+    /// Windows and standing of the pair, where a playbook watches pairs.
+    pair: Option<(Held<Box<AccountRow>>, Dock)>,
     /// Entities newly kept out by this attempt, with the playbook.
     blocked: Vec<(Entity, Box<str>)>,
 }
@@ -119,6 +131,7 @@ impl Scene {
             is_exempt: task.exempt_source(env, &a.tenant, a.source).is_some(),
             repeat: false,
             counts: false,
+            heard: [Counts::default(); 3],
             source: Held::take(task, source_key, Row::source),
             network: Held::take(task, network_key, Row::network),
             traffic: Held::take(task, Key::traffic(&a.tenant), Row::traffic),
@@ -126,6 +139,11 @@ impl Scene {
             network_heard: false,
             source_dock: Dock::take(task, Key::standing_of_source(&a.tenant, a.source), fx),
             network_dock: Dock::take(task, Key::standing_of_network(&a.tenant, network), fx),
+            pair: account.filter(|_| !env.plan.pair.is_empty() && !env.plan.failures_alone).map(|account| {
+                let windows = Key::pair_windows(&a.tenant, env.pair(a.source, account));
+                let standing = Key::standing(&Entity::pair(&a.tenant, a.source, &a.account));
+                (Held::take(task, windows, Row::account), Dock::take(task, standing, fx))
+            }),
             blocked: Vec::new(),
             a,
         };
@@ -157,22 +175,42 @@ impl Scene {
         self.source_windows().repeats.is_repeat(print)
     }
 
-    /// Counts the attempt for its source and its network.
+    /// Counts the attempt for its source, its network and its pair.
     fn hear(&mut self, now: Millis, env: &Env) {
-        let enters = self.counts || self.a.is_success();
-        if !enters || self.repeat || self.timeliness == Timeliness::Late || self.says_nothing(now, env) {
+        if self.repeat || self.timeliness == Timeliness::Late {
             return;
         }
-        if self.a.is_success() {
+        let strange = self.known_pair.is_none();
+        let plan = &env.plan;
+        let says_nothing = self.says_nothing(now, env);
+        let counts = |watched: &Watched| {
+            let counts = Counts::of(&self.a, self.counts, strange, watched);
+            if says_nothing { Counts { strangers: None, ..counts } } else { counts }
+        };
+        self.heard = [counts(&plan.address), counts(&plan.network), counts(&plan.pair)];
+        let [of_source, of_network, of_pair] = self.heard;
+        if self.a.is_success() && !says_nothing {
             let at = self.a.occurred_at;
             add_success(&mut self.source_windows().successes, at);
             add_success(&mut self.traffic.change().successes, at);
         }
-        let heard = Heard { at: self.a.occurred_at, failed: self.counts, account: self.account, source: None };
-        hear(&mut self.source_windows().tallies, &env.plan.address_windows, heard);
-        let source = env.plan.network_sources.then(|| env.source(self.a.source));
-        hear(&mut self.network_windows().tallies, &env.plan.network_windows, Heard { source, ..heard });
-        if self.a.is_success() && self.account.is_some() && self.known_pair.is_none() {
+        if of_source.count_for(&plan.address) {
+            self.source_heard = true;
+            let a = &self.a;
+            let row = self.source.change();
+            hear(&mut row.tallies, &plan.address, a, of_source, &|set| env.member(set, a));
+            row.first_seen = if row.first_seen == 0 { now } else { row.first_seen };
+        }
+        if of_network.count_for(&plan.network) {
+            self.network_heard = true;
+            let a = &self.a;
+            hear(&mut self.network.change().tallies, &plan.network, a, of_network, &|set| env.member(set, a));
+        }
+        if let Some((windows, _)) = self.pair.as_mut().filter(|_| of_pair.count_for(&plan.pair)) {
+            let a = &self.a;
+            hear(&mut windows.change().tallies, &plan.pair, a, of_pair, &|set| env.member(set, a));
+        }
+        if self.a.is_success() && self.account.is_some() && strange {
             self.source_heard = true;
             self.source.change().enter(&self.a, env.plan.entry_memory_ms);
         }
@@ -194,17 +232,17 @@ impl Scene {
     /// Asks the playbooks about the source, then about its network. What an edge stopped opens nothing and keeps
     /// alive what is open.
     fn judge(&mut self, task: &mut Task, env: &Env, fx: &mut Effects) {
-        let identified = if self.counts {
-            let source = self.judge_source(task, env, fx);
-            self.tell_network(task.now());
-            // Of the network's other sources, those blocked themselves were identified before.
-            self.judge_network(task, env, fx) || source
-        } else if self.a.is_stopped() && self.blocked_by(task.now()).is_some() {
-            self.renew(task, env, fx);
-            self.tell_network(task.now());
+        let identified = if self.a.is_stopped() {
+            if self.blocked_by(task.now()).is_some() {
+                self.renew(task, env, fx);
+                self.tell_network(task.now());
+            }
             false
         } else {
-            false
+            let source = self.judge_source(task, env, fx);
+            self.judge_pair(task, env, fx);
+            // Of the network's other sources, those blocked themselves were identified before.
+            self.judge_network(task, env, fx) || source
         };
         if identified {
             self.source_identified(task, env, fx);
@@ -214,27 +252,61 @@ impl Scene {
     /// `true` when the source is newly kept out.
     fn judge_source(&mut self, task: &mut Task, env: &Env, fx: &mut Effects) -> bool {
         let now = task.now();
+        let [heard, ..] = self.heard;
+        let mut asked = heard.asks(&env.plan.address, &self.a).peekable();
+        if asked.peek().is_none() && (env.plan.proxy.is_empty() || !self.counts) {
+            return false;
+        }
         let who = Entity::source(&self.a.tenant, self.a.source);
         let proxied = self.proxied(env, &who.value);
         let is_spared = !self.a.source.is_blockable() || task.exempt_entity(env, &who);
         let cause = |is_spared| self.case.cause(&self.a.event_id, self.a.occurred_at, is_spared);
         if let Some(found) = &proxied {
             for playbook in &env.plan.proxy {
-                self.source_dock.ask(task, playbook, &who, &cause(false), fx, || Some(found.clone()));
+                let plainly = Asked::plainly(playbook);
+                self.source_dock.ask(task, plainly, &who, &cause(false), fx, || Some(found.clone()));
             }
         }
         let cause = cause(is_spared || proxied.is_some());
         let good_accounts = self.source.row.good.count(now, env.limits.good_age_ms);
         let was_blocked = self.source_dock.blocked_by(now).is_some();
-        for playbook in &env.plan.address {
-            let tally = tally(&self.source.row.tallies, playbook.over);
-            let measures = Measures { tally, addresses_blocked: 0, good_accounts };
-            let look = || look(playbook, &measures, self.case.state, &who.value);
-            self.source_dock.ask(task, playbook, &who, &cause, fx, look);
+        for watch in asked {
+            let tally = tally(&self.source.row.tallies, &env.plan.address, watch);
+            let seen_for_ms = Some(now.saturating_sub(self.source.row.first_seen));
+            let measures = Measures { tally, good_accounts, seen_for_ms, ..Measures::default() };
+            let look = || look(&watch.playbook, &measures, self.case.state, &who.value);
+            let asked = Asked::watching(task, env, watch, env.limits.source_partitions);
+            self.source_dock.ask(task, asked, &who, &cause, fx, look);
         }
         let newly = self.source_dock.blocked_by(now).filter(|_| !was_blocked);
         self.blocked.extend(newly.map(|claim| (who, claim.playbook.clone())));
-        newly.is_some()
+        let is_new = newly.is_some();
+        self.tell_network(now);
+        is_new
+    }
+
+    /// Asks about the source on this account alone.
+    fn judge_pair(&mut self, task: &mut Task, env: &Env, fx: &mut Effects) {
+        let [_, _, heard] = self.heard;
+        let mut asked = heard.asks(&env.plan.pair, &self.a).peekable();
+        let Some((windows, dock)) = self.pair.as_mut().filter(|_| asked.peek().is_some()) else { return };
+        let now = task.now();
+        let who = Entity::pair(&self.a.tenant, self.a.source, &self.a.account);
+        // A known pair is its owner's, whoever mistypes.
+        let is_spared = self.known_pair.is_some()
+            || self.is_exempt
+            || !self.a.source.is_blockable()
+            || task.exempt_entity(env, &who);
+        let cause = self.case.cause(&self.a.event_id, self.a.occurred_at, is_spared);
+        let good_accounts = self.source.row.good.count(now, env.limits.good_age_ms);
+        for watch in asked {
+            let tally = tally(&windows.row.tallies, &env.plan.pair, watch);
+            let seen_for_ms = Some(now.saturating_sub(self.source.row.first_seen));
+            let measures = Measures { tally, good_accounts, seen_for_ms, ..Measures::default() };
+            let look = || look(&watch.playbook, &measures, self.case.state, &who.value);
+            let asked = Asked::watching(task, env, watch, env.limits.source_partitions);
+            dock.ask(task, asked, &who, &cause, fx, look);
+        }
     }
 
     /// What says that the source is a proxy of the tenant's own. Of the other tasks of the stage it is only known that they
@@ -253,6 +325,11 @@ impl Scene {
 
     /// `true` when the network is newly kept out.
     fn judge_network(&mut self, task: &mut Task, env: &Env, fx: &mut Effects) -> bool {
+        let [_, heard, _] = self.heard;
+        let mut asked = heard.asks(&env.plan.network, &self.a).peekable();
+        if asked.peek().is_none() {
+            return false;
+        }
         let now = task.now();
         let network = self.a.source.network();
         let who = Entity::network(&self.a.tenant, network);
@@ -262,11 +339,12 @@ impl Scene {
         let addresses_blocked = self.network.row.blocked.iter().filter(|(_, until)| *until > now).count() as u64;
         let good_accounts = self.network.row.good.count(now, 0);
         let was_blocked = self.network_dock.blocked_by(now).is_some();
-        for playbook in &env.plan.network {
-            let tally = tally(&self.network.row.tallies, playbook.over);
-            let measures = Measures { tally, addresses_blocked, good_accounts };
-            let look = || look(playbook, &measures, self.case.state, &who.value);
-            self.network_dock.ask(task, playbook, &who, &cause, fx, look);
+        for watch in asked {
+            let tally = tally(&self.network.row.tallies, &env.plan.network, watch);
+            let measures = Measures { tally, addresses_blocked, good_accounts, ..Measures::default() };
+            let look = || look(&watch.playbook, &measures, self.case.state, &who.value);
+            let asked = Asked::watching(task, env, watch, env.limits.source_partitions);
+            self.network_dock.ask(task, asked, &who, &cause, fx, look);
         }
         let newly = self.network_dock.blocked_by(now).filter(|_| !was_blocked);
         self.blocked.extend(newly.map(|claim| (who, claim.playbook.clone())));
@@ -405,8 +483,7 @@ impl Scene {
         let now = task.now();
         let blocked_by = self.blocked_by(now).map(|claim| claim.verdict_id.clone());
         let grace = env.limits.timing.grace_ms;
-        let memory = |windows: &[Millis]| windows.iter().map(|over| memory_ms(*over, grace)).max().unwrap_or(0);
-        let mut kept = memory(&env.plan.address_windows).max(env.plan.entry_memory_ms);
+        let mut kept = kept_ms(&env.plan.address, grace).max(env.plan.entry_memory_ms);
         // Only who carries much is remembered for as long as it takes to tell a proxy.
         let carried = self.source.row.successes.as_ref().and_then(|s| Some(s.sums(s.newest()?)));
         if carried.is_some_and(|[n]| n >= CARRIED_MIN / 2) {
@@ -420,7 +497,7 @@ impl Scene {
         self.source.put(task, Row::Source, kept_to);
         if self.network_heard {
             let blocked_to = self.network.row.blocked.iter().map(|(_, until)| *until).max().unwrap_or(now);
-            self.network.row.forgotten_at = now.saturating_add(memory(&env.plan.network_windows)).max(blocked_to);
+            self.network.row.forgotten_at = now.saturating_add(kept_ms(&env.plan.network, grace)).max(blocked_to);
         }
         let kept_to = self.network.row.forgotten_at.max(self.network.row.good.kept_to(memory_ms));
         self.network.put(task, Row::Network, kept_to);
@@ -428,11 +505,21 @@ impl Scene {
         self.traffic.put(task, Row::Traffic, kept_to);
         self.source_dock.put(task);
         self.network_dock.put(task);
+        if let Some((windows, dock)) = self.pair {
+            windows.put(task, Row::Account, now.saturating_add(kept_ms(&env.plan.pair, grace)));
+            dock.put(task);
+        }
+        let facts = SourceFacts { known_pair: self.known_pair.is_some(), blocked_by };
+        let device = self.a.device_id.as_ref().filter(|_| !env.plan.device.is_empty());
+        if let Some(device) = device {
+            let route = env.route_device(&self.a.tenant, device);
+            let sourced = Sourced { attempt: self.a.clone(), facts: facts.clone(), repeat: self.repeat };
+            fx.push(Output::Item { to: Stage::Account, route, item: Item::Device(Box::new(sourced)) });
+        }
         if self.a.account.is_empty() {
             return;
         }
         let route = env.route_account(&self.a.tenant, &self.a.account);
-        let facts = SourceFacts { known_pair: self.known_pair.is_some(), blocked_by };
         let sourced = Sourced { attempt: self.a, facts, repeat: self.repeat };
         fx.push(Output::Item { to: Stage::Account, route, item: Item::Sourced(Box::new(sourced)) });
     }
@@ -499,25 +586,4 @@ impl Entry {
 /// Counts a success, for telling a proxy.
 fn add_success(successes: &mut Option<Slices<1>>, at: Millis) {
     successes.get_or_insert_with(|| Slices::new(CARRIED_OVER_MS)).add(at, [1]);
-}
-
-/// Counts into each window, keeping only those that the playbooks ask for.
-pub(super) fn hear(tallies: &mut Vec<Tally>, windows: &[Millis], heard: Heard) {
-    tallies.retain(|tally| windows.contains(&tally.over_ms()));
-    for over in windows {
-        match tallies.iter_mut().find(|tally| tally.over_ms() == *over) {
-            Some(tally) => {
-                tally.hear(heard);
-            }
-            None => {
-                let mut tally = Tally::new(*over);
-                tally.hear(heard);
-                tallies.push(tally);
-            }
-        }
-    }
-}
-
-pub(super) fn tally(tallies: &[Tally], over: Millis) -> Option<&Tally> {
-    tallies.iter().find(|t| t.over_ms() == over)
 }

@@ -9,12 +9,12 @@ use super::frame::{Mark, Partial};
 use super::io::{Became, ControlChange, Effects, Input, Output, PlaybookNews, StatusChange};
 use super::key::{Key, Kind};
 use super::playbooks::Playbooks;
-use super::row::{ClockRow, PlaybooksRow, Row};
+use super::row::{CapRow, ClockRow, PlaybooksRow, Row};
 use super::view::View;
-use super::{account, dock, intake, site, source};
+use super::{account, device, dock, intake, site, source};
 use crate::event::{AttackState, Entity, Exemption, Millis, Source};
-use crate::topology::{Exemptions, PlaybookChange, Stage};
-use crate::window::Seen;
+use crate::topology::{Cap, Exemptions, PlaybookChange, Stage};
+use crate::window::{Seen, Slices, slice_width};
 
 /// Most due rows fed at a time.
 pub const DUE_MAX: usize = 1_000;
@@ -103,6 +103,7 @@ impl Task {
                 | Row::Account(_)
                 | Row::Familiar(_)
                 | Row::Traffic(_)
+                | Row::Cap(_)
                 | Row::Site(_) => {}
             }
         }
@@ -126,12 +127,42 @@ impl Task {
         self.clock.clock.now()
     }
 
+    /// Stream time when the state began.
+    #[must_use]
+    pub(super) const fn began(&self) -> Millis {
+        self.clock.began
+    }
+
+    /// Whether a playbook may newly restrict one more of a tenant's entities.
+    pub(super) fn is_below_cap(&self, tenant: &str, playbook: &str, cap: Cap) -> bool {
+        let now = self.now();
+        match self.view.get(&Key::cap(tenant, playbook), now) {
+            Some(Row::Cap(row)) if row.restricted.width_ms() == slice_width(cap.within) => {
+                let [restricted] = row.restricted.sums(row.restricted.slice_of(now));
+                restricted < u64::from(cap.entities)
+            }
+            Some(_) | None => true,
+        }
+    }
+
+    /// Remembers that a playbook newly restricted somebody.
+    pub(super) fn count_for_cap(&mut self, tenant: &str, playbook: &str, cap: Cap) {
+        let now = self.now();
+        let key = Key::cap(tenant, playbook);
+        let held = self.view.take(&key, now).and_then(Row::cap);
+        let held = held.filter(|row| row.restricted.width_ms() == slice_width(cap.within));
+        let mut row = held.unwrap_or_else(|| CapRow { restricted: Slices::new(cap.within) });
+        row.restricted.add(now, [1]);
+        self.view.put(key, Row::Cap(row), now.saturating_add(2 * cap.within));
+    }
+
     /// The rows that a step on this input may touch.
     pub fn reads(&self, input: &Input<'_>, keys: &mut Vec<Key>) {
         let env = &*self.env;
         match input {
             Input::Attempt(attempt) => source::reads(env, attempt, keys),
             Input::Sourced(sourced) => account::reads(env, &sourced.attempt.tenant, &sourced.attempt.account, keys),
+            Input::Device(sourced) => device::reads(env, &sourced.attempt, keys),
             Input::Note(note) => account::reads(env, &note.tenant, &note.account, keys),
             Input::Partial(partial) => keys.push(Key::site(&partial.tenant)),
             Input::Due(_, what) => keys.push(what.clone()),
@@ -186,6 +217,10 @@ impl Task {
                 self.advance(sourced.attempt.arrived_at);
                 account::sourced(self, env, &sourced, fx);
             }
+            Input::Device(sourced) => {
+                self.advance(sourced.attempt.arrived_at);
+                device::sourced(self, env, &sourced, fx);
+            }
             Input::Note(note) => {
                 self.advance(note.known_at);
                 account::note(self, env, &note, fx);
@@ -201,6 +236,9 @@ impl Task {
 
     fn advance(&mut self, at: Millis) {
         self.clock.clock.advance(at);
+        if self.clock.began == 0 {
+            self.clock.began = at;
+        }
         self.clock_changed = true;
     }
 

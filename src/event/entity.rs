@@ -47,6 +47,17 @@ impl Entity {
     }
 
     #[must_use]
+    pub fn device(tenant: &str, device: &str) -> Self {
+        Entity { tenant: tenant.into(), scope: Scope::Device, value: device.into() }
+    }
+
+    /// A source on one account: `address|account`.
+    #[must_use]
+    pub fn pair(tenant: &str, source: Source, account: &str) -> Self {
+        Entity { tenant: tenant.into(), scope: Scope::IpAccount, value: format!("{source}|{account}").into() }
+    }
+
+    #[must_use]
     pub fn tenant(tenant: &str) -> Self {
         Entity { tenant: tenant.into(), scope: Scope::Tenant, value: tenant.into() }
     }

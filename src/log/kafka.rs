@@ -482,10 +482,7 @@ impl Log for KafkaLog {
                 Ok(Outcome::Committed(ends.collect()))
             }
             Err(error) => match judge(&error) {
-                Verdict::Abort(why) => {
-                    self.member.refused(&error);
-                    self.give_up(why)
-                }
+                Verdict::Abort(why) => self.give_up(why),
                 Verdict::Unknown(why) => Ok(Outcome::Unknown(why)),
                 Verdict::Fenced(why) if self.fenced >= FENCED_MAX => Err(Error::Fenced(why)),
                 Verdict::Fenced(why) => {

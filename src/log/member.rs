@@ -5,8 +5,7 @@
 //! where it learns that from the answer to a join, it tells nobody that its partitions are gone (2.12: with the
 //! cooperative protocol only another error revokes). Until the next rebalance is through, two members would then commit
 //! for the same partition, and both would be believed. So what was given to one name is never committed under another:
-//! a member whose name has changed, or that the coordinator does not know, has lost all, and joins as a new consumer
-//! that claims nothing.
+//! a member whose name has changed has lost all, and joins as a new consumer that claims nothing.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -85,17 +84,13 @@ impl Member {
         let now = ffi::member_name(&self.consumer).unwrap_or_default();
         match metadata {
             Some(metadata) if now == self.name => Ok(metadata),
-            _ => {
-                self.standing = Standing::Lost;
+            Some(_) | None => {
+                // Without a name it is about to be told that all is lost, or to get another name.
+                if !now.is_empty() {
+                    self.standing = Standing::Lost;
+                }
                 Err(format!("the group knows this member as `{now}` and gave its partitions to `{}`", self.name))
             }
-        }
-    }
-
-    /// Looks at why a commit was refused: the coordinator may not know us.
-    pub(super) fn refused(&mut self, error: &KafkaError) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownMemberId) {
-            self.standing = Standing::Lost;
         }
     }
 
@@ -106,8 +101,29 @@ impl Member {
         }
         tracing::warn!("the group has forgotten this member; joining anew");
         self.leave();
+        self.answer_all();
         *self = Member::join(options)?;
         Ok(true)
+    }
+
+    /// Says yes to every rebalance that was heard of and not handed on: a consumer waits for that when it is closed.
+    fn answer_all(&self) {
+        let events = std::mem::take(&mut *self.consumer.context().queue.lock().unwrap_or_else(PoisonError::into_inner));
+        for event in events {
+            let done = match event {
+                Rebalanced::Assigned(_) => self.consumer.incremental_assign(&TopicPartitionList::new()),
+                Rebalanced::Revoked(parts) => {
+                    let mut gone = TopicPartitionList::with_capacity(parts.len());
+                    for (topic, partition) in &parts {
+                        gone.add_partition(topic, *partition);
+                    }
+                    self.consumer.incremental_unassign(&gone)
+                }
+            };
+            if let Err(error) = done {
+                tracing::debug!(%error, "a rebalance while closing");
+            }
+        }
     }
 
     /// Nobody asks for rebalances any more: the wrapper polls until the consumer has closed, and would wait for ever on
@@ -153,7 +169,9 @@ impl ConsumerContext for Events {
         let parts = list.elements().iter().map(|e| (e.topic().to_owned(), e.partition())).collect();
         let is_assign = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if self.closing.load(Ordering::Relaxed) {
-            let done = if is_assign { Ok(()) } else { consumer.incremental_unassign(list) };
+            let nothing = TopicPartitionList::new();
+            let done =
+                if is_assign { consumer.incremental_assign(&nothing) } else { consumer.incremental_unassign(list) };
             if let Err(error) = done {
                 tracing::debug!(%error, "unassign while closing");
             }

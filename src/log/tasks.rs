@@ -617,12 +617,13 @@ fn input_of(stage: Stage, item: Item) -> Option<Input<'static>> {
     match (stage, item) {
         (Stage::Source, Item::Attempt(attempt)) => Some(Input::Attempt(attempt)),
         (Stage::Account, Item::Sourced(sourced)) => Some(Input::Sourced(sourced)),
+        (Stage::Account, Item::Device(sourced)) => Some(Input::Device(sourced)),
         (Stage::Account, Item::Note(note)) => Some(Input::Note(note)),
         (Stage::Site, Item::Partial(partial)) => Some(Input::Partial(partial)),
         (Stage::Source | Stage::Account | Stage::Site, Item::Mark(mark)) => Some(Input::Mark(mark)),
         (
             Stage::Intake | Stage::Source | Stage::Account | Stage::Site,
-            Item::Attempt(_) | Item::Sourced(_) | Item::Note(_) | Item::Partial(_) | Item::Mark(_),
+            Item::Attempt(_) | Item::Sourced(_) | Item::Device(_) | Item::Note(_) | Item::Partial(_) | Item::Mark(_),
         ) => None,
     }
 }

@@ -15,14 +15,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Plan, Playbook, PlaybookMode, Problem, check, format_duration};
+use super::{PLAYBOOK_BYTES_MAX, Plan, Playbook, PlaybookMode, Problem, check, format_duration};
 use crate::event::Millis;
 use crate::event::wire::{ARRIVAL_MS_MAX, TEXT_BYTES_MAX, format_millis, parse_millis};
 
 /// Most playbooks of one set, those of the folder among them; and most changes that are held.
 pub const PLAYBOOKS_MAX: usize = 1_000;
-/// Longest text of one playbook.
-pub const CHANGE_BYTES_MAX: usize = 64 << 10;
 /// All texts of the topic together: every task holds them.
 pub const CHANGES_BYTES_MAX: usize = 4 << 20;
 /// Longest time that an override may be in effect: 31 days.
@@ -62,8 +60,8 @@ pub fn read_change<'a>(
         return Err(format!("key `{}`: a playbook's id, or `id{OVERRIDE}`", one_line(key, 64)));
     }
     let Some(value) = value else { return Ok((key.into(), None)) };
-    if value.len() > CHANGE_BYTES_MAX {
-        return Err(format!("{} bytes of text; at most {CHANGE_BYTES_MAX}", value.len()));
+    if value.len() > PLAYBOOK_BYTES_MAX {
+        return Err(format!("{} bytes of text; at most {PLAYBOOK_BYTES_MAX}", value.len()));
     }
     let text = std::str::from_utf8(value).map_err(|_| "the text is not UTF-8".to_owned())?;
     let said = |name: &str, bytes_max: usize| match header(name).map(std::str::from_utf8) {

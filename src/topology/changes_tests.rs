@@ -1,6 +1,6 @@
 use super::*;
 use crate::event::AttackState;
-use crate::topology::Measure;
+use crate::topology::{Measure, WINDOWS_MAX};
 
 const NOW: Millis = 1_800_000_000_000;
 const MINUTE: Millis = 60_000;
@@ -67,8 +67,8 @@ fn an_override_holds_until_its_time_and_then_the_base_is_back_whatever_it_was_ch
     assert_eq!(seen(&set, end - 1), [is("a", 2, 3.0)]);
     assert_eq!((seen(&set, end), set.effective(end).until), (vec![is("a", 1, 10.0)], Millis::MAX));
     // What it lies over is kept meanwhile, so that it has not forgotten anything when it comes back.
-    assert_eq!(set.effective(NOW).plan.address_windows, [5 * MINUTE, 10 * MINUTE]);
-    assert_eq!(set.effective(end).plan.address_windows, [10 * MINUTE]);
+    let windows = |now| set.effective(now).plan.address.windows.iter().map(|w| w.over_ms).collect::<Vec<_>>();
+    assert_eq!((windows(NOW), windows(end)), (vec![5 * MINUTE, 10 * MINUTE], vec![10 * MINUTE]));
 
     set.apply("a", 1, Some(&change(&text("a", 3, "10m", 8), NOW, None))).unwrap();
     assert_eq!((seen(&set, NOW), seen(&set, end)), (vec![is("a", 2, 3.0)], vec![is("a", 3, 8.0)]));
@@ -106,15 +106,15 @@ fn no_two_versions_of_a_playbook_are_the_same_and_different() {
 #[test]
 fn what_does_not_go_with_the_others_is_not_taken_and_nothing_changes() {
     let mut set = folder(&[text("a", 1, "10m", 10)]);
-    for (n, id) in ["b", "c", "d"].into_iter().enumerate() {
-        let over = format!("{}m", 20 + n);
-        set.apply(id, n as i64, Some(&change(&text(id, 1, &over, 7), NOW, None))).unwrap();
+    for n in 1..WINDOWS_MAX {
+        let (id, over) = (format!("b{n}"), format!("{}m", 10 + n));
+        set.apply(&id, n as i64, Some(&change(&text(&id, 1, &over, 7), NOW, None))).unwrap();
     }
     let before = seen(&set, NOW);
-    let words = set.apply("e", 3, Some(&change(&text("e", 1, "40m", 7), NOW, None))).unwrap_err();
-    assert!(words.contains("different `over`"), "{words}");
+    let words = set.apply("e", 20, Some(&change(&text("e", 1, "40m", 7), NOW, None))).unwrap_err();
+    assert!(words.contains("windows, by `over`"), "{words}");
     // An override needs room for its own window and for the one that comes back.
-    let words = set.apply("a#override", 4, Some(&change(&text("a", 2, "40m", 7), NOW, Some(MINUTE)))).unwrap_err();
+    let words = set.apply("a#override", 21, Some(&change(&text("a", 2, "40m", 7), NOW, Some(MINUTE)))).unwrap_err();
     assert!(words.contains("keeps the windows of what it replaces"), "{words}");
     let everybody = text("f", 1, "10m", 7)
         .replace("mode: live", "mode: live\nfailures_of: everybody")
@@ -146,15 +146,15 @@ fn whose_failures_count_does_not_change_while_it_runs_but_everything_may_be_swit
 /// After a restart with another folder, what was taken may not go with it; in the order of the topic, what goes goes.
 #[test]
 fn a_folder_that_changed_leaves_out_what_does_not_go_with_it_and_nothing_else() {
-    let mut set = folder(&[text("a", 1, "10m", 10), text("x", 1, "11m", 10), text("y", 1, "12m", 10)]);
-    for (offset, (id, over)) in [(7, ("c", "20m")), (3, ("b", "21m"))] {
+    let texts: Vec<String> = (1..WINDOWS_MAX).map(|n| text(&format!("a{n}"), 1, &format!("{}m", 9 + n), 10)).collect();
+    let mut set = folder(&texts);
+    for (offset, (id, over)) in [(7, ("c", "40m")), (3, ("b", "41m"))] {
         set.restore(id, offset, &change(&text(id, 1, over, 7), NOW, None)).unwrap();
     }
     let effective = set.effective(NOW);
-    let ids: Vec<&str> = effective.playbooks.iter().map(|p| p.id.as_str()).collect();
-    assert_eq!(ids, ["a", "x", "y", "b"]);
+    assert_eq!(effective.playbooks.last().map(|p| p.id.as_str()), Some("b"));
     let left: Vec<&str> = effective.left_out.iter().map(|(key, _)| &**key).collect();
-    assert_eq!(left, ["c"]);
+    assert_eq!((left, effective.playbooks.len()), (vec!["c"], WINDOWS_MAX));
     assert!(set.restore("c", 8, &change("id: [", NOW, None)).is_err());
 }
 
@@ -176,8 +176,8 @@ fn the_topic_is_bounded_and_overrides_that_ended_make_room() {
     assert_eq!(set.held().count(), PLAYBOOKS_MAX);
 
     let mut set = folder(&[]);
-    let long = |n: usize| format!("{}# {}\n", off(n), "x".repeat(CHANGE_BYTES_MAX - 1_000));
-    let most = CHANGES_BYTES_MAX / CHANGE_BYTES_MAX;
+    let long = |n: usize| format!("{}# {}\n", off(n), "x".repeat(PLAYBOOK_BYTES_MAX - 1_000));
+    let most = CHANGES_BYTES_MAX / PLAYBOOK_BYTES_MAX;
     let taken =
         (0..most + 5).filter(|n| set.apply(&format!("p{n}"), *n as i64, Some(&change(&long(*n), NOW, None))).is_ok());
     assert_eq!(taken.count(), most);
@@ -203,7 +203,7 @@ fn records_that_cannot_be_taken_are_refused_with_the_reason() {
     }
     assert_eq!(read_change(Some(b"a"), None, |_| None, NOW), Ok(("a".into(), None)));
 
-    let long = vec![b'x'; CHANGE_BYTES_MAX + 1];
+    let long = vec![b'x'; PLAYBOOK_BYTES_MAX + 1];
     let deep = "[".repeat(20_000);
     let aliases = format!("id: &a [{}]\nversion: [{}]\n", "x,".repeat(1_000), "*a,".repeat(10_000));
     let cases: Vec<(&[u8], &[u8], Vec<(&str, &[u8])>, &str)> = vec![
@@ -238,13 +238,13 @@ fn records_that_cannot_be_taken_are_refused_with_the_reason() {
 /// The order in which overrides end is nobody's choice: what went together need not when one of them is over.
 #[test]
 fn overrides_that_do_not_go_together_any_more_leave_the_later_one_out() {
-    let texts: Vec<String> = (0..4).map(|n| text(["a", "b", "c", "d"][n], 1, &format!("{}m", 10 + n), 9)).collect();
+    let ids = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let texts: Vec<String> = (0..WINDOWS_MAX - 1).map(|n| text(ids[n], 1, &format!("{}m", 10 + n), 9)).collect();
     let mut set = folder(&texts);
-    // Frees the window of 13 minutes for as long as it lasts, and longer than it another one takes it.
-    set.apply("d", 0, Some(&change(&text("d", 2, "12m", 9), NOW, None))).unwrap();
+    // One window is left, which two overrides want.
     set.apply("a#override", 1, Some(&change(&text("a", 2, "20m", 5), NOW, Some(MINUTE)))).unwrap();
     let words = set.apply("b#override", 2, Some(&change(&text("b", 2, "30m", 5), NOW, Some(9 * MINUTE)))).unwrap_err();
-    assert!(words.contains("different `over`"), "{words}");
+    assert!(words.contains("windows, by `over`"), "{words}");
     // At a time when the first has ended there is room.
     set.apply("b#override", 3, Some(&change(&text("b", 2, "30m", 5), NOW + MINUTE, Some(9 * MINUTE)))).unwrap();
     // Whoever is behind hears it before the first has ended there.

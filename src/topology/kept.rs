@@ -3,21 +3,37 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::plan::windows_fit;
-use super::{Plan, TooMany};
+use super::{Measure, Plan, Playbook, Set, TooMany, Watched, Window};
 use crate::event::Millis;
 
 impl Plan {
-    /// One name for everything that is kept in windows: its kind of entity and its length. Two plans that share a name
-    /// share what was heard under it.
+    /// The kinds of entities that windows are kept about.
+    fn kinds(&self) -> [(&'static str, &Watched); 5] {
+        [
+            ("address", &self.address),
+            ("network", &self.network),
+            ("account", &self.account),
+            ("device", &self.device),
+            ("pair", &self.pair),
+        ]
+    }
+
+    fn kinds_mut(&mut self) -> [(&'static str, &mut Watched); 5] {
+        [
+            ("address", &mut self.address),
+            ("network", &mut self.network),
+            ("account", &mut self.account),
+            ("device", &mut self.device),
+            ("pair", &mut self.pair),
+        ]
+    }
+
+    /// One name for everything that is counted in windows: its kind of entity, its window and what it is. Two plans that
+    /// share a name share what was heard under it.
     #[must_use]
     pub fn kept(&self) -> BTreeSet<Box<str>> {
-        let kinds = [
-            ("address", &self.address_windows),
-            ("network", &self.network_windows),
-            ("account", &self.account_windows),
-        ];
-        kinds.into_iter().flat_map(|(per, all)| all.iter().map(move |over| name(per, *over))).collect()
+        let kinds = self.kinds().into_iter();
+        kinds.flat_map(|(per, of)| of.windows.iter().flat_map(move |window| of.names_of(per, window))).collect()
     }
 
     /// Keeps what another plan keeps as well, whoever needs it here: that plan is to come back.
@@ -25,16 +41,10 @@ impl Plan {
     /// # Errors
     /// [`TooMany`] windows together.
     pub fn keep_also(&mut self, other: &Plan) -> Result<(), TooMany> {
-        let unite = |per, own: &mut Vec<Millis>, others: &[Millis]| {
-            own.extend_from_slice(others);
-            own.sort_unstable();
-            own.dedup();
-            windows_fit(per, own)
-        };
-        unite("address", &mut self.address_windows, &other.address_windows)?;
-        unite("network", &mut self.network_windows, &other.network_windows)?;
-        unite("account", &mut self.account_windows, &other.account_windows)?;
-        self.network_sources |= other.network_sources;
+        for ((per, own), (_, others)) in self.kinds_mut().into_iter().zip(other.kinds()) {
+            own.keep_also(others);
+            own.check(per)?;
+        }
         self.entry_memory_ms = self.entry_memory_ms.max(other.entry_memory_ms);
         self.success_once_ms = self.success_once_ms.max(other.success_once_ms);
         Ok(())
@@ -42,13 +52,88 @@ impl Plan {
 
     /// Tells each playbook since when what it looks at is kept. What is not named is kept for as long as there is state.
     pub fn begin(&mut self, since: &BTreeMap<Box<str>, Millis>) {
-        let lists = [("address", &self.address), ("network", &self.network), ("account", &self.account)];
-        let all = lists.into_iter().flat_map(|(per, list)| list.iter().map(move |p| (&p.id, name(per, p.over))));
-        let young = all.filter_map(|(id, kept)| Some((id.as_str().into(), *since.get(&kept)?)));
-        self.since = young.collect();
+        for (per, of) in self.kinds_mut() {
+            let Watched { watches, windows, .. } = of;
+            for watch in watches {
+                let Some(window) = windows.get(watch.window) else { continue };
+                let names = needed_by(&watch.playbook).map(|part| name(per, window, part));
+                watch.since = names.filter_map(|name| since.get(&name).copied()).max().unwrap_or(Millis::MIN);
+            }
+        }
     }
 }
 
-fn name(per: &str, over: Millis) -> Box<str> {
-    format!("{per} {over}").into()
+impl Watched {
+    fn names_of<'a>(&'a self, per: &'static str, window: &'a Window) -> impl Iterator<Item = Box<str>> + 'a {
+        let more = window.counts_more.then_some(Part::More);
+        let successes = self.counts_successes.then_some(Part::Successes);
+        let parts = [Part::Failures].into_iter().chain(more).chain(successes);
+        parts.chain(window.sets.iter().map(|set| Part::Set(*set))).map(move |part| name(per, window, part))
+    }
+
+    fn keep_also(&mut self, other: &Watched) {
+        for window in &other.windows {
+            match self.windows.iter_mut().find(|own| own.over_ms == window.over_ms && own.id == window.id) {
+                Some(own) => {
+                    own.sets.extend_from_slice(&window.sets);
+                    own.sets.sort_unstable();
+                    own.sets.dedup();
+                    own.counts_more |= window.counts_more;
+                }
+                None => self.windows.push(window.clone()),
+            }
+        }
+        self.at_request |= other.at_request;
+        self.looks_at_known |= other.looks_at_known;
+        self.counts_successes |= other.counts_successes;
+        self.over_max_ms = self.over_max_ms.max(other.over_max_ms);
+    }
+}
+
+/// What of a window is counted only when somebody asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Always.
+    Failures,
+    Successes,
+    /// Failures on nobody's names, and requests.
+    More,
+    Set(Set),
+}
+
+/// What of a window a playbook looks at.
+fn needed_by(playbook: &Playbook) -> impl Iterator<Item = Part> + '_ {
+    let of_measures = playbook.measures().flat_map(|measure| {
+        let part = match measure {
+            Measure::UnknownShare | Measure::Requests => Some(Part::More),
+            Measure::Attempts | Measure::FailureShare | Measure::AccountsEntered => Some(Part::Successes),
+            Measure::Failures
+            | Measure::AccountsFailed
+            | Measure::UnknownAccounts
+            | Measure::AccountsAsked
+            | Measure::Sources
+            | Measure::Devices
+            | Measure::UserAgents
+            | Measure::TlsFingerprints
+            | Measure::Countries
+            | Measure::Asns
+            | Measure::PasswordTags
+            | Measure::AddressesBlocked
+            | Measure::GoodAccounts
+            | Measure::SeenFor
+            | Measure::IdleFor => None,
+        };
+        part.into_iter().chain(measure.set().map(Part::Set))
+    });
+    [Part::Failures].into_iter().chain(of_measures)
+}
+
+fn name(per: &str, window: &Window, part: Part) -> Box<str> {
+    let part = match part {
+        Part::Failures => "failures".to_owned(),
+        Part::Successes => "successes".to_owned(),
+        Part::More => "more".to_owned(),
+        Part::Set(set) => format!("set {}", set as u8),
+    };
+    format!("{per} {} {} {part}", window.over_ms, window.id).into()
 }

@@ -9,14 +9,15 @@ mod playbook;
 mod topics;
 
 pub use changes::{
-    ACTOR_BYTES_MAX, Applied, CHANGE_BYTES_MAX, CHANGES_BYTES_MAX, Effective, HeldChange, OVERRIDE, OVERRIDE_MS_MAX,
+    ACTOR_BYTES_MAX, Applied, CHANGES_BYTES_MAX, Effective, HeldChange, OVERRIDE, OVERRIDE_MS_MAX,
     PLAYBOOKS_MAX, PlaybookChange, PlaybookSet, read_change,
 };
 pub use duration::{format_duration, parse_duration};
 pub use exemptions::*;
-pub use plan::{Plan, TooMany, WINDOWS_MAX};
+pub use plan::{Plan, TooMany, WINDOWS_MAX, Watch, Watched, Window};
 pub use playbook::{
-    Bound, Detector, FailuresOf, Finding, LADDER_STEPS_MAX, Measure, Per, Playbook, PlaybookMode, Problem, Response,
-    Thresholds, check,
+    Amount, Bound, Bounds, Cap, Detector, ENTITY_BYTES_MAX, Escalation, FailuresOf, Field, Filter, Finding, Fixture,
+    LADDER_STEPS_MAX, Measure, Moment, PLAYBOOK_BYTES_MAX, Per, Playbook, PlaybookMode, Price, Problem, ROWS_MAX,
+    Response, Set, Step, Thresholds, Where, check,
 };
 pub use topics::{Cleanup, Stage, TopicSpec, Topics, describe};

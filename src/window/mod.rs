@@ -14,5 +14,5 @@ pub use clock::{StreamClock, Timeliness, Timing};
 pub use distinct::{Distinct, EXACT_MAX, Ever};
 pub use hash::{HashKey, Hashed};
 pub use seen::{Seen, SeenPack, Sighting};
-pub use slices::{SLICES, Slices};
-pub use tally::{Heard, REPEATS_MAX, Repeats, Tally, memory_ms};
+pub use slices::{SLICES, Slices, slice_width};
+pub use tally::{Heard, Kind, REPEATS_MAX, Repeats, Tally, memory_ms};

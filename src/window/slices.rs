@@ -97,7 +97,8 @@ where
 }
 
 /// Width of a slice of a window of `over_ms`, at least 1 ms.
-pub(super) fn slice_width(over_ms: Millis) -> Millis {
+#[must_use]
+pub fn slice_width(over_ms: Millis) -> Millis {
     (over_ms.max(1) + SLICES - 1).div_euclid(SLICES).max(1)
 }
 

@@ -5,53 +5,89 @@ use serde::{Deserialize, Serialize};
 use super::slices::{Slices, slice_width};
 use super::{Distinct, Hashed};
 use crate::event::Millis;
+use crate::topology::{Set, Window};
 
-/// One attempt as a tally hears it.
+/// What an attempt was to those who hear it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Heard {
-    pub at: Millis,
-    /// A failure that counts: by a stranger, and not a repeat of the same wrong password.
-    pub failed: bool,
-    /// Keyed hash of the account, when a name was given.
-    pub account: Option<Hashed>,
-    /// Keyed hash of the source, for tallies of networks and accounts.
-    pub source: Option<Hashed>,
+pub enum Kind {
+    /// A failure that counts; whether on a name that belongs to nobody.
+    Failed { unknown: bool },
+    /// A success; whether of a stranger to the account.
+    Succeeded { strange: bool },
+    /// Something besides a login.
+    Asked,
 }
 
-/// Counts, distinct accounts and distinct sources of one entity over one window.
+/// One attempt as a tally hears it.
+#[derive(Clone, Copy)]
+pub struct Heard<'a> {
+    pub at: Millis,
+    pub kind: Kind,
+    /// The keyed hash of what the attempt adds to a set; `None` when it says nothing of it.
+    pub member: &'a dyn Fn(Set) -> Option<Hashed>,
+}
+
+impl std::fmt::Debug for Heard<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Heard").field("at", &self.at).field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+/// Counts and distinct members of one entity over one window.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
     over_ms: Millis,
+    /// Which window of this length, see [`Window::id`].
+    id: u32,
     /// Attempts that count, see [`Tally::attempts_and_failures`], and the failures among them.
     counts: Slices<2>,
-    accounts: Distinct,
-    sources: Distinct,
+    /// Failures on names that belong to nobody, and requests, where somebody asks for them.
+    more: Option<Slices<2>>,
+    sets: Vec<(Set, Distinct)>,
 }
 
 impl Tally {
     #[must_use]
-    pub fn new(over_ms: Millis) -> Self {
-        Tally { over_ms, counts: Slices::new(over_ms), accounts: Distinct::default(), sources: Distinct::default() }
+    pub fn new(window: &Window) -> Self {
+        Tally {
+            over_ms: window.over_ms,
+            id: window.id,
+            counts: Slices::new(window.over_ms),
+            more: None,
+            sets: Vec::new(),
+        }
     }
 
+    /// Whether it is the tally of this window.
     #[must_use]
-    pub const fn over_ms(&self) -> Millis {
-        self.over_ms
+    pub const fn is_of(&self, window: &Window) -> bool {
+        self.over_ms == window.over_ms && self.id == window.id
     }
 
     /// Counts an attempt. `false`: it lies before the entity's window.
-    pub fn hear(&mut self, heard: Heard) -> bool {
-        if !self.counts.add(heard.at, [1, u32::from(heard.failed)]) {
+    pub fn hear(&mut self, window: &Window, heard: &Heard<'_>) -> bool {
+        let (attempts, failed, unknown) = match heard.kind {
+            Kind::Failed { unknown } => (1, 1, u32::from(unknown)),
+            Kind::Succeeded { .. } => (1, 0, 0),
+            Kind::Asked => (0, 0, 0),
+        };
+        if !self.counts.add(heard.at, [attempts, failed]) {
             return false;
+        }
+        if window.counts_more {
+            let asked = u32::from(heard.kind == Kind::Asked);
+            self.more.get_or_insert_with(|| Slices::new(window.over_ms)).add(heard.at, [unknown, asked]);
         }
         let slice = self.counts.slice_of(heard.at);
         let newest = self.counts.newest().unwrap_or(slice);
-        if heard.failed {
-            if let Some(account) = heard.account {
-                self.accounts.add(account, slice, newest);
-            }
-            if let Some(source) = heard.source {
-                self.sources.add(source, slice, newest);
+        for set in window.sets.iter().filter(|set| takes(**set, heard.kind)) {
+            let Some(member) = (heard.member)(*set) else { continue };
+            let place = self.sets.iter().position(|(held, _)| held == set).unwrap_or_else(|| {
+                self.sets.push((*set, Distinct::default()));
+                self.sets.len() - 1
+            });
+            if let Some((_, members)) = self.sets.get_mut(place) {
+                members.add(member, slice, newest);
             }
         }
         true
@@ -65,16 +101,18 @@ impl Tally {
         (attempts, failures)
     }
 
-    /// Distinct accounts among the failures.
+    /// Failures on names that belong to nobody, and requests.
     #[must_use]
-    pub fn accounts_failed(&self) -> u64 {
-        self.accounts.count(self.newest())
+    pub fn unknown_and_asked(&self) -> (u64, u64) {
+        let [unknown, asked] = self.more.as_ref().map(|more| more.sums(self.newest())).unwrap_or_default();
+        (unknown, asked)
     }
 
-    /// Distinct sources among the failures.
+    /// Distinct members of a set.
     #[must_use]
-    pub fn sources(&self) -> u64 {
-        self.sources.count(self.newest())
+    pub fn distinct(&self, set: Set) -> u64 {
+        let members = self.sets.iter().find(|(held, _)| *held == set);
+        members.map_or(0, |(_, members)| members.count(self.newest()))
     }
 
     /// First and last millisecond (exclusive) of the window.
@@ -85,6 +123,17 @@ impl Tally {
 
     fn newest(&self) -> i64 {
         self.counts.newest().unwrap_or_default()
+    }
+}
+
+/// Whether an attempt of this kind can add to a set.
+const fn takes(set: Set, kind: Kind) -> bool {
+    match (set, kind) {
+        (Set::AccountsAsked, Kind::Asked) | (Set::AccountsEntered, Kind::Succeeded { strange: true }) => true,
+        (Set::AccountsAsked | Set::AccountsEntered, _) => false,
+        (Set::UnknownAccounts, Kind::Failed { unknown }) => unknown,
+        (_, Kind::Failed { .. }) => true,
+        (_, Kind::Succeeded { .. } | Kind::Asked) => false,
     }
 }
 

@@ -96,7 +96,7 @@ fn each_kind_of_client_can_do_its_work_with_them_and_no_more() {
     let produce = ["produce", sample];
     let apply = ["topics", "apply"];
     let dry_run = ["sink", "file", "--file", "blocked.jsonl", "--all-tenants", "--dry-run"];
-    let run = ["run", "--state-dir", "state", "--until-caught-up"];
+    let run = ["run", "--no-warm-up", "--state-dir", "state", "--until-caught-up"];
 
     guarded.is_refused(Role::Admin, &apply, "`portcullis topics acls --role admin` lists what this user needs");
     guarded.allow(Role::Admin);
@@ -122,7 +122,7 @@ fn each_kind_of_client_can_do_its_work_with_them_and_no_more() {
     guarded.is_refused(Role::Operator, &set, "may not use the topic");
     guarded.allow(Role::Operator);
     guarded.works(Role::Operator, &set);
-    guarded.works(Role::Operator, &["playbooks", "list"]);
+    guarded.works(Role::Operator, &["playbooks", "list", "--in-effect"]);
 
     guarded.allow(Role::Subscriber);
     subscriber_reads(&guarded);

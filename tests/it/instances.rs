@@ -127,7 +127,7 @@ fn handovers(name: &str, text: &str) {
     add_up(&[first.stop(), second, third], published);
 
     let state = alone.folder.path().join("state").display().to_string();
-    alone.done(&["run", "--until-caught-up", "--state-dir", &state]);
+    alone.done(&["run", "--no-warm-up", "--until-caught-up", "--state-dir", &state]);
     for topic in ["verdicts", "blocklist"] {
         let [expected, found] = [&alone, &installed].map(|installed| said(installed, topic));
         assert!(expected.len() > 5, "{topic}: {expected:?}");

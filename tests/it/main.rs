@@ -23,6 +23,7 @@ mod forgotten;
 mod instances;
 mod job;
 mod playbook_changes;
+mod playbook_language;
 mod playbooks;
 mod produce;
 mod refusals;

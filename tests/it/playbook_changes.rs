@@ -440,7 +440,7 @@ fn a_playbook_is_tightened_on_the_fly_for_all_tasks_and_loosens_by_itself() {
     // Its end, by the time that the marks carry.
     let end = changed["expires_at"].as_i64().unwrap();
     let listed = |id: &str| {
-        let list = json(&installed, &["playbooks", "list"]);
+        let list = json(&installed, &["playbooks", "list", "--in-effect"]);
         let of = list["playbooks"].as_array().unwrap().iter().find(|of| of["id"] == id).cloned();
         (of.unwrap_or_default(), list["rejected"].as_array().unwrap().len())
     };

@@ -79,7 +79,7 @@ fn what_contradicts_itself_is_told_with_its_field() {
         (&[("at_least: 20", "at_least: 20\n    at_most: 10")], "at_most lies below at_least"),
         (&[("at_least: 20", "at_least: 20\n    at_most: -1")], "at_most lies below at_least"),
         (&[("  failures:\n    at_least: 20", "  failure_share:\n    at_least: 1.5")], "a share is at most 1"),
-        (&[("  failures:", "  addresses_blocked:")], "trigger.addresses_blocked: not measured per Address"),
+        (&[("  failures:", "  addresses_blocked:")], "trigger.addresses_blocked: not measured per address"),
         (&[("per: address", "per: tenant")], "per: Tenant does not go with detector Threshold"),
         (
             &[("per: address", "per: account\ndetector: failure_surge")],
@@ -93,6 +93,29 @@ fn what_contradicts_itself_is_told_with_its_field() {
         (&[("action: BLOCK", "action: STEP_UP")], "then.action: STEP_UP does not go with per Address"),
         (&[("per: address", "per: account")], "then.action: blocking an account"),
         (&[("action: BLOCK", "action: NOTIFY")], "then.ladder: NOTIFY restricts nobody"),
+        (&[("then:", "where: {}\nthen:")], "where: empty"),
+        (&[("then:", "where: {source: office}\nthen:")], "where.source: `office` is no address"),
+        (&[("then:", "where: {country: []}\nthen:")], "where.country: an empty list matches nothing"),
+        (&[("then:", "where: {has: [asn], lacks: [asn]}\nthen:")], "cannot be there and be lacking"),
+        (&[("then:", "where: {not: {not: {asn: 1}}}\nthen:")], "without the second `not`"),
+        (&[("then:", "where: {activity: STATUS_CHECK}\nthen:")], "trigger: what is no login is measured by `requests`"),
+        (&[("  failures:", "  requests:")], "where.activity: name what is asked for"),
+        (&[("at_least: 20", "at_least: 1")], "in CALM one attempt is enough, so whoever mistypes once is restricted"),
+        (&[("at_least: 20", "at_least: {calm: 9, elevated: 3, attack: 1}")], "in ATTACK one attempt is enough"),
+        (&[("  failures:\n    at_least: 20", "  failure_share:\n    at_least: 0.9")], "a share alone says nothing"),
+        (&[("then:", "unless:\n  sources: {at_least: 1}\nthen:")], "unless.sources: not measured per address"),
+        (
+            &[("  action: BLOCK", "  action: BLOCK\n  escalate: {from: 1, action: BLOCK}")],
+            "then.escalate.from: the first",
+        ),
+        (&[("  action: BLOCK", "  action: BLOCK\n  escalate: {from: 2, action: CHALLENGE}")], "is not stronger"),
+        (&[("  action: BLOCK", "  action: BLOCK\n  cap: {entities: 0, within: 1h}")], "then.cap.entities: at least 1"),
+        (
+            &[("then:", "fixtures:\n  - {name: none, fires: true, steps: []}\nthen:")],
+            "fixtures `none`: 0 events; 1 to 20000",
+        ),
+        (&[("then:", "finding_: x\nthen:")], "finding_"),
+        (&[("finding: failure_rate", "finding: Bad Word")], "finding: a word of a-z"),
         (&[("then:", "failures_of: everybody\nthen:")], "failures_of: everybody takes people who mistype"),
         (
             &[("then:", "failures_of: everybody\nthen:"), ("  failures:", "  failure_share:"), (": 20", ": 0.8")],
@@ -122,8 +145,11 @@ fn what_contradicts_another_is_told() {
         "{problems:?}"
     );
     let many: Vec<Playbook> =
-        (1..=5).map(|n| Playbook { id: format!("p{n}"), over: n * 60_000, ..good.clone() }).collect();
-    assert!(Plan::compile(&many[..4]).is_ok());
+        (1..=9).map(|n| Playbook { id: format!("p{n}"), over: n * 60_000, ..good.clone() }).collect();
+    assert!(Plan::compile(&many[..8]).is_ok());
     let too_many = Plan::compile(&many).unwrap_err();
-    assert_eq!(too_many.to_string(), "playbooks per address use 5 different `over`; at most 4: let some share one");
+    assert_eq!(
+        too_many.to_string(),
+        "playbooks per address need 9 windows, by `over` and `where`; at most 8: let some share one"
+    );
 }

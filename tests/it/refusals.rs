@@ -58,7 +58,7 @@ impl Stopped {
     /// Runs until everything is worked off, or it is refused: exit code and words.
     fn run(&self, state: &Path, flags: &[&str]) -> (Option<i32>, String) {
         let state = state.display().to_string();
-        let run = ["run", "--until-caught-up", "--leave-on-stop", "--state-dir", &state];
+        let run = ["run", "--no-warm-up", "--until-caught-up", "--leave-on-stop", "--state-dir", &state];
         let output = self.installed.output(&[&run, flags].concat());
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     }

@@ -113,7 +113,12 @@ impl Job {
         let mut command: Vec<String> = ["sh", "-c", RUN, "run"].map(str::to_owned).to_vec();
         command.push(log.display().to_string());
         command.push(env!("CARGO_BIN_EXE_portcullis").to_owned());
-        command.extend(["run".to_owned(), "--state-dir".to_owned(), state.display().to_string()]);
+        command.extend([
+            "run".to_owned(),
+            "--no-warm-up".to_owned(),
+            "--state-dir".to_owned(),
+            state.display().to_string(),
+        ]);
         command.extend(self.places(&self.broker.proxied()));
         for (name, value) in [
             ("session.timeout.ms", SESSION_MS),

@@ -294,6 +294,7 @@ fn input_of(item: Item) -> Input<'static> {
     match item {
         Item::Attempt(attempt) => Input::Attempt(attempt),
         Item::Sourced(sourced) => Input::Sourced(sourced),
+        Item::Device(sourced) => Input::Device(sourced),
         Item::Note(note) => Input::Note(note),
         Item::Partial(partial) => Input::Partial(partial),
         Item::Mark(mark) => Input::Mark(mark),

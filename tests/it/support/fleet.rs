@@ -42,7 +42,7 @@ impl Instance {
         let prefix = installed.topic("");
         // Its process id, so that it can be signalled; the program then takes the shell's place.
         let shell = ["sh", "-c", r#"echo $$ >"$0"; exec "$@""#, &pid_path, env!("CARGO_BIN_EXE_portcullis")];
-        let run = ["run", "--state-dir", &state_dir, "--listen", &listen_at, "--topic-prefix", &prefix];
+        let run = ["run", "--no-warm-up", "--state-dir", &state_dir, "--listen", &listen_at, "--topic-prefix", &prefix];
         let bootstrap = ["--bootstrap", shared().bootstrap()];
         let mut kept = Kept::start(folder, EndBy::Kill, [&shell[..], &run, &bootstrap, flags].concat());
         let pid = until(PATIENCE, "a process id", || {
@@ -210,7 +210,7 @@ impl Watching {
                 let through = items(record.value.as_deref().unwrap()).into_iter().filter_map(|item| match item {
                     Item::Attempt(attempt) => Some(*attempt),
                     Item::Sourced(sourced) => Some(Sourced::clone(&sourced).attempt),
-                    Item::Note(_) | Item::Partial(_) | Item::Mark(_) => None,
+                    Item::Device(_) | Item::Note(_) | Item::Partial(_) | Item::Mark(_) => None,
                 });
                 let through = through.map(|attempt| Through {
                     event_id: attempt.event_id.to_string(),

@@ -83,7 +83,7 @@ impl Installed {
     pub fn run_with(&self, flags: &[&str], end_by: EndBy) -> Kept {
         let state = self.folder.path().join("state").display().to_string();
         let listen = format!("127.0.0.1:{}", self.listen);
-        let run = [&["run", "--state-dir", &state, "--listen", &listen], flags].concat();
+        let run = [&["run", "--no-warm-up", "--state-dir", &state, "--listen", &listen], flags].concat();
         let mut kept = self.start(&run, end_by);
         until(super::records::DEADLINE, "the job to be ready", || {
             assert!(!kept.has_ended(), "{}", kept.last_words());

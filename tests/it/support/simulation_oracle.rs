@@ -175,6 +175,7 @@ fn replay(world: &World, place: Place, expected: &mut Expected) {
             let input = match item {
                 Item::Attempt(attempt) => Input::Attempt(attempt),
                 Item::Sourced(sourced) => Input::Sourced(sourced),
+                Item::Device(sourced) => Input::Device(sourced),
                 Item::Note(note) => Input::Note(note),
                 Item::Partial(partial) => Input::Partial(partial),
                 Item::Mark(mark) => Input::Mark(mark),
@@ -298,7 +299,7 @@ fn sender(env: &Env, item: &Item) -> Option<Place> {
             let (_, partition) = attempt.event_id.split_once('@').expect("an id with its partition");
             Some((Stage::Intake, partition.parse().expect("a partition")))
         }
-        Item::Sourced(sourced) => {
+        Item::Sourced(sourced) | Item::Device(sourced) => {
             let attempt = &sourced.attempt;
             Some((Stage::Source, partition(env.route_network(&attempt.tenant, attempt.source))))
         }
