@@ -20,7 +20,7 @@ use crate::log::follow::{Followed, Follower, ReadFrom};
 use crate::log::publish::Publisher;
 use crate::log::{Error, Incoming};
 use crate::topology::{
-    PLAYBOOK_BYTES_MAX, Effective, HeldChange, OVERRIDE, OVERRIDE_MS_MAX, Plan, Playbook, PlaybookChange, PlaybookMode,
+    Effective, HeldChange, OVERRIDE, OVERRIDE_MS_MAX, PLAYBOOK_BYTES_MAX, Plan, Playbook, PlaybookChange, PlaybookMode,
     PlaybookSet, format_duration, parse_duration, read_change,
 };
 
@@ -31,6 +31,8 @@ const WAIT: Duration = Duration::from_millis(100);
 const WAITS_MAX: u32 = 300;
 /// Longest wait for a delivery.
 const DELIVERY_MAX: Duration = Duration::from_secs(30);
+/// Longest value of a field that is shown to people.
+const SHOWN_CHARS_MAX: usize = 160;
 /// Most records that are not taken that are told.
 const REJECTED_MAX: usize = 20;
 
@@ -507,7 +509,13 @@ impl Changed {
         if let Some(end) = self.expires_at {
             let _written = write!(text, "; ends at {}", format_millis(end));
         }
-        let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
+        let shown = |value: &Option<String>| match value {
+            None => "-".to_owned(),
+            Some(value) if value.chars().count() > SHOWN_CHARS_MAX => {
+                format!("{}…", value.chars().take(SHOWN_CHARS_MAX).collect::<String>())
+            }
+            Some(value) => value.clone(),
+        };
         for of in &self.differences {
             let _written = write!(text, "\n  {}: {} -> {}", of.field, shown(&of.old), shown(&of.new));
         }

@@ -95,8 +95,7 @@ pub fn playbook_words(what: &str) -> String {
 /// Every problem at once: the file, what is wrong, and the remedy.
 pub fn playbook_file(path: &Path) -> Result<Playbook> {
     let text = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
-    let playbook = Playbook::parse(&text)
-        .map_err(|what| anyhow!("{}: {}", path.display(), playbook_words(&what)))?;
+    let playbook = Playbook::parse(&text).map_err(|what| anyhow!("{}: {}", path.display(), playbook_words(&what)))?;
     let problems: Vec<String> =
         check(std::slice::from_ref(&playbook)).into_iter().map(|p| format!("{}: {}", path.display(), p.text)).collect();
     if problems.is_empty() { Ok(playbook) } else { bail!("{}", problems.join("\n")) }

@@ -52,7 +52,8 @@ impl Playbooks {
         };
         // A copy of its own, so that no other thread counts who holds it.
         let mut env = Env::clone(start);
-        if playbooks.set.held().next().is_some() {
+        // What was taken back has left windows that began when it went.
+        if playbooks.row != PlaybooksRow::default() {
             let effective = playbooks.set.effective(now);
             playbooks.until = effective.until;
             playbooks.left_out = effective.left_out.into_iter().collect();
@@ -210,5 +211,7 @@ mod tests {
         assert!(playbooks.hear(1, "a", None).unwrap().is_changed);
         let (env, _) = playbooks.turn(&env, NOW + 2);
         assert_eq!(young(&env), ["a 2"]);
+        let (_, opened) = Playbooks::open(&start, playbooks.row.clone(), Vec::new(), NOW + 3);
+        assert_eq!(young(&opened), ["a 2"]);
     }
 }

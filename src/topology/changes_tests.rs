@@ -5,11 +5,11 @@ use crate::topology::{Measure, WINDOWS_MAX};
 const NOW: Millis = 1_800_000_000_000;
 const MINUTE: Millis = 60_000;
 
-/// Fails on so many accounts within `over`.
-fn text(id: &str, version: i32, over: &str, accounts: u32) -> String {
+/// So many failures of one address within `over`.
+fn text(id: &str, version: i32, over: &str, failures: u32) -> String {
     format!(
         "id: {id}\nversion: {version}\nowner: us\ndescription: of a test\nmode: live\nfinding: account_fanout\n\
-         per: address\nover: {over}\ntrigger: {{accounts_failed: {{at_least: {accounts}}}}}\n\
+         per: address\nover: {over}\ntrigger: {{failures: {{at_least: {failures}}}}}\n\
          then: {{action: BLOCK, ladder: [15m]}}\n"
     )
 }
@@ -33,7 +33,7 @@ fn folder(texts: &[String]) -> PlaybookSet {
 
 /// Id, version and bound of every playbook in effect.
 fn seen(set: &PlaybookSet, now: Millis) -> Vec<(String, i32, f64)> {
-    let bound = |p: &Playbook| p.trigger[&Measure::AccountsFailed].at_least.unwrap().at(AttackState::Calm);
+    let bound = |p: &Playbook| p.trigger[&Measure::Failures].at_least.unwrap().at(AttackState::Calm);
     let effective = set.effective(now);
     assert!(effective.left_out.is_empty(), "{:?}", effective.left_out);
     effective.playbooks.iter().map(|p| (p.id.clone(), p.version, bound(p))).collect()

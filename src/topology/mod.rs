@@ -9,8 +9,8 @@ mod playbook;
 mod topics;
 
 pub use changes::{
-    ACTOR_BYTES_MAX, Applied, CHANGES_BYTES_MAX, Effective, HeldChange, OVERRIDE, OVERRIDE_MS_MAX,
-    PLAYBOOKS_MAX, PlaybookChange, PlaybookSet, read_change,
+    ACTOR_BYTES_MAX, Applied, CHANGES_BYTES_MAX, Effective, HeldChange, OVERRIDE, OVERRIDE_MS_MAX, PLAYBOOKS_MAX,
+    PlaybookChange, PlaybookSet, read_change,
 };
 pub use duration::{format_duration, parse_duration};
 pub use exemptions::*;
