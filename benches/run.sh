@@ -3,12 +3,12 @@
 # benches/results/, then the same as tables, the ratios that count, and charts in benches/charts/. About an hour.
 #
 #   EVENTS=3000000 DSL_EVENTS=300000 THREADS=2 COMMIT_MS=100
-#   PARTS="throughput compare latency restore scale"   what to measure
+#   PARTS="throughput compare latency restore scale playbooks"   what to measure
 #   PEERS=DIR           where the peers are; without them the workload is one of our own, and nothing is measured beside
 #   the further options of throughput.sh, latency.sh, restore.sh and scale.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-PARTS=${PARTS:-throughput compare latency restore scale}
+PARTS=${PARTS:-throughput compare latency restore scale playbooks}
 mkdir -p benches/results
 RESULTS=${RESULTS:-$PWD/benches/results/$(date -u +%Y-%m-%dT%H%M).jsonl}
 export RESULTS PEERS PEERS_BUILD EVENTS THREADS COMMIT_MS CACHE_MIB SEED EVENTS_PER_MS
@@ -55,5 +55,6 @@ if is_wanted latency; then
     FULL=$full benches/latency.sh
 fi
 if is_wanted scale; then benches/scale.sh; fi
+if is_wanted playbooks; then NO_BUILD=1 benches/playbooks.sh | record; fi
 "$bench" table --results "$RESULTS"
 "$bench" chart --results "$RESULTS" --charts benches/charts | record

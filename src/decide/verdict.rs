@@ -169,7 +169,8 @@ fn verdict(
         explanation: found.explanation.clone(),
         contributions: BTreeMap::new(),
         related: Vec::new(),
-        evidence: vec![case.event_id.to_owned()],
+        // What rests on sums cites no event.
+        evidence: if case.event_id.is_empty() { Vec::new() } else { vec![case.event_id.to_owned()] },
         tags,
         incident_id: case.incident_id.map(str::to_owned),
     }

@@ -17,6 +17,8 @@ pub struct Measures<'a> {
     pub tally: Option<&'a Tally>,
     pub addresses_blocked: u64,
     pub good_accounts: u64,
+    /// Failures of the whole site over the same window.
+    pub site_failures: Option<u64>,
     /// Time since the source was first seen; `None` where nobody knows.
     pub seen_for_ms: Option<Millis>,
     /// Time since the account's last success; `None`: it never had one.
@@ -36,6 +38,7 @@ impl Measures<'_> {
             Measure::UnknownShare => share(unknown_and_asked().0, failures),
             Measure::Requests => unknown_and_asked().1 as f64,
             Measure::AddressesBlocked => self.addresses_blocked as f64,
+            Measure::SiteShare => share(failures, self.site_failures?),
             Measure::GoodAccounts => self.good_accounts as f64,
             Measure::SeenFor => self.seen_for_ms? as f64,
             Measure::IdleFor => self.idle_for_ms? as f64,
@@ -137,6 +140,9 @@ fn phrase(measure: Measure, value: f64, least: f64) -> String {
         Measure::Asns => format!("failures from {value} autonomous systems (at least {least})"),
         Measure::PasswordTags => format!("{value} different passwords (at least {least})"),
         Measure::AddressesBlocked => format!("{value} of its addresses are blocked (at least {least})"),
+        Measure::SiteShare => {
+            format!("{:.0} % of the site's failures (at least {:.0} %)", value * 100.0, least * 100.0)
+        }
         Measure::GoodAccounts => format!("{value} good accounts (at least {least})"),
         Measure::SeenFor => format!("seen for {} (at least {})", time(value), time(least)),
         Measure::IdleFor => format!("no login for {} (at least {})", time(value), time(least)),

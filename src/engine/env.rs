@@ -148,6 +148,12 @@ impl Env {
     }
 
     #[must_use]
+    pub(super) fn trait_value(&self, value: &str) -> Hashed {
+        // 0 stands for all of them.
+        self.hash(domain::MEMBER, &[value.as_bytes()]).max(1)
+    }
+
+    #[must_use]
     pub(super) fn device(&self, tenant: &str, device: &str) -> Hashed {
         self.hash(domain::DEVICE, &[tenant.as_bytes(), device.as_bytes()])
     }

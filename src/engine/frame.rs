@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::io::ControlChange;
 use crate::detect::SourceFacts;
 use crate::event::{Attempt, Entity, Millis, Reason, Reject, Source};
+use crate::topology::Per;
 use crate::window::Hashed;
 
 /// One item of a frame.
@@ -78,6 +79,17 @@ pub struct Partial {
     /// Entities newly restricted, with the playbook.
     pub blocked: Vec<(Entity, Box<str>)>,
     pub compromised: Vec<Fallen>,
+    /// What many sources share, where a playbook watches it.
+    pub traits: Vec<TraitSum>,
+}
+
+/// Attempts and failures of one autonomous system, country, agent or fingerprint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraitSum {
+    pub per: Per,
+    pub value: Box<str>,
+    pub attempts: u32,
+    pub failures: u32,
 }
 
 /// An account that fell.
@@ -128,6 +140,20 @@ impl Partial {
             if is_unknown {
                 remember(&mut self.unknown_accounts, account);
             }
+        }
+    }
+}
+
+impl Partial {
+    /// Adds an attempt to the sums of a trait.
+    pub(super) fn add_trait(&mut self, per: Per, value: &str, failed: bool) {
+        let place = self.traits.iter().position(|sum| sum.per == per && *sum.value == *value).unwrap_or_else(|| {
+            self.traits.push(TraitSum { per, value: value.into(), attempts: 0, failures: 0 });
+            self.traits.len() - 1
+        });
+        if let Some(sum) = self.traits.get_mut(place) {
+            sum.attempts += 1;
+            sum.failures += u32::from(failed);
         }
     }
 }

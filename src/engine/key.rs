@@ -6,6 +6,7 @@ use std::fmt;
 use smallvec::SmallVec;
 
 use crate::event::{Entity, Millis, Network, Scope, Source};
+use crate::topology::Per;
 use crate::window::Hashed;
 
 /// The first byte of a key: which row type it holds.
@@ -46,11 +47,13 @@ pub enum Kind {
     PairWindows = 26,
     /// Whom a playbook restricted lately.
     Cap = 27,
+    /// Sums of what many sources share.
+    Trait = 28,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 18] = [
         Kind::Clock,
         Kind::Control,
         Kind::Seen,
@@ -68,6 +71,7 @@ impl Kind {
         Kind::Device,
         Kind::PairWindows,
         Kind::Cap,
+        Kind::Trait,
     ];
 
     /// Name for people: `clock`, `pair`.
@@ -235,6 +239,15 @@ impl Key {
     #[must_use]
     pub fn pair_windows(tenant: &str, pair: Hashed) -> Self {
         Key::of(Kind::PairWindows, tenant, &pair.to_be_bytes())
+    }
+
+    /// Sums of a trait by its hash; 0: of the whole site.
+    #[must_use]
+    pub fn of_trait(tenant: &str, per: Per, value: Hashed) -> Self {
+        let mut rest = SmallVec::<[u8; 16]>::new();
+        rest.push(per as u8);
+        rest.extend_from_slice(&value.to_be_bytes());
+        Key::of(Kind::Trait, tenant, &rest)
     }
 
     #[must_use]

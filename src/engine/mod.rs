@@ -22,6 +22,7 @@ mod row;
 mod site;
 mod source;
 mod task;
+mod traits;
 mod view;
 mod windows;
 

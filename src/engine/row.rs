@@ -135,7 +135,7 @@ pub struct StandingRow {
     pub standing: Standing,
 }
 
-/// Windows of one account, of a device, or of a source on an account.
+/// Windows of one account, of a device, of a source on an account, or of a trait.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct AccountRow {
     pub tallies: Vec<Tally>,
@@ -321,6 +321,7 @@ impl Row {
             k if k == Kind::Traffic as u8 => read(body, Row::Traffic),
             k if k == Kind::Device as u8 => read(body, Row::Account),
             k if k == Kind::PairWindows as u8 => read(body, Row::Account),
+            k if k == Kind::Trait as u8 => read(body, Row::Account),
             k if k == Kind::Cap as u8 => read(body, Row::Cap),
             k if k == Kind::Site as u8 => read(body, Row::Site),
             _ => return Err(broken("no row of this kind is known")),

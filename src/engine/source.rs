@@ -14,6 +14,7 @@ use super::key::Key;
 use super::memory::{known_pair_of, learn_pair, unlearn_pair};
 use super::row::{AccountRow, ENTRIES_MAX, Entry, GoodRow, NetworkRow, PairRow, Row, SourceRow, TrafficRow};
 use super::task::Task;
+use super::traits::trait_of;
 use super::windows::{Counts, hear, kept_ms, tally};
 use crate::decide::Claim;
 use crate::detect::{CARRIED_MIN, CARRIED_OVER_MS, Carried, Found, Measures, SourceFacts, look, proxy};
@@ -469,6 +470,13 @@ impl Scene {
             }
             if counts || a.is_stopped() {
                 partial.note_target(source, account, counts && a.is_unknown_account());
+            }
+            if counts || a.is_success() {
+                for (per, _) in &env.plan.traits {
+                    if let Some(value) = trait_of(*per, a) {
+                        partial.add_trait(*per, &value, counts);
+                    }
+                }
             }
             if counts {
                 partial.failures += 1;

@@ -11,7 +11,7 @@ use super::key::{Key, Kind};
 use super::playbooks::Playbooks;
 use super::row::{CapRow, ClockRow, PlaybooksRow, Row};
 use super::view::View;
-use super::{account, device, dock, intake, site, source};
+use super::{account, device, dock, intake, site, source, traits};
 use crate::event::{AttackState, Entity, Exemption, Millis, Source};
 use crate::topology::{Cap, Exemptions, PlaybookChange, Stage};
 use crate::window::{Seen, Slices, slice_width};
@@ -164,7 +164,10 @@ impl Task {
             Input::Sourced(sourced) => account::reads(env, &sourced.attempt.tenant, &sourced.attempt.account, keys),
             Input::Device(sourced) => device::reads(env, &sourced.attempt, keys),
             Input::Note(note) => account::reads(env, &note.tenant, &note.account, keys),
-            Input::Partial(partial) => keys.push(Key::site(&partial.tenant)),
+            Input::Partial(partial) => {
+                keys.push(Key::site(&partial.tenant));
+                traits::reads(env, partial, keys);
+            }
             Input::Due(_, what) => keys.push(what.clone()),
             // Sums that wait go out with the mark.
             Input::Mark(_) => keys.extend(self.partials.iter().map(|tenant| Key::partial(tenant))),
@@ -228,6 +231,7 @@ impl Task {
             Input::Partial(partial) => {
                 self.advance(partial.at);
                 site::partial(self, env, &partial, fx);
+                traits::partial(self, env, &partial, fx);
             }
             Input::Mark(mark) => self.mark(env, mark, fx),
             Input::Due(at, what) => self.fall_due(env, at, what, fx),

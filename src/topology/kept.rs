@@ -3,37 +3,38 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Measure, Plan, Playbook, Set, TooMany, Watched, Window};
+use super::{Measure, Per, Plan, Playbook, Set, TooMany, Watched, Window};
 use crate::event::Millis;
 
 impl Plan {
     /// The kinds of entities that windows are kept about.
-    fn kinds(&self) -> [(&'static str, &Watched); 5] {
-        [
-            ("address", &self.address),
-            ("network", &self.network),
-            ("account", &self.account),
-            ("device", &self.device),
-            ("pair", &self.pair),
-        ]
+    fn kinds(&self) -> impl Iterator<Item = (Per, &Watched)> {
+        let own = [
+            (Per::Address, &self.address),
+            (Per::Network, &self.network),
+            (Per::Account, &self.account),
+            (Per::Device, &self.device),
+            (Per::Pair, &self.pair),
+        ];
+        own.into_iter().chain(self.traits.iter().map(|(per, watched)| (*per, watched)))
     }
 
-    fn kinds_mut(&mut self) -> [(&'static str, &mut Watched); 5] {
-        [
-            ("address", &mut self.address),
-            ("network", &mut self.network),
-            ("account", &mut self.account),
-            ("device", &mut self.device),
-            ("pair", &mut self.pair),
-        ]
+    fn kinds_mut(&mut self) -> impl Iterator<Item = (Per, &mut Watched)> {
+        let own = [
+            (Per::Address, &mut self.address),
+            (Per::Network, &mut self.network),
+            (Per::Account, &mut self.account),
+            (Per::Device, &mut self.device),
+            (Per::Pair, &mut self.pair),
+        ];
+        own.into_iter().chain(self.traits.iter_mut().map(|(per, watched)| (*per, watched)))
     }
 
     /// One name for everything that is counted in windows: its kind of entity, its window and what it is. Two plans that
     /// share a name share what was heard under it.
     #[must_use]
     pub fn kept(&self) -> BTreeSet<Box<str>> {
-        let kinds = self.kinds().into_iter();
-        kinds.flat_map(|(per, of)| of.windows.iter().flat_map(move |window| of.names_of(per, window))).collect()
+        self.kinds().flat_map(|(per, of)| of.windows.iter().flat_map(move |window| of.names_of(per, window))).collect()
     }
 
     /// Keeps what another plan keeps as well, whoever needs it here: that plan is to come back.
@@ -41,9 +42,17 @@ impl Plan {
     /// # Errors
     /// [`TooMany`] windows together.
     pub fn keep_also(&mut self, other: &Plan) -> Result<(), TooMany> {
-        for ((per, own), (_, others)) in self.kinds_mut().into_iter().zip(other.kinds()) {
-            own.keep_also(others);
-            own.check(per)?;
+        for (per, _) in &other.traits {
+            if !self.traits.iter().any(|(held, _)| held == per) {
+                self.traits.push((*per, Watched::default()));
+            }
+        }
+        self.traits.sort_by_key(|(per, _)| *per);
+        for (per, others) in other.kinds() {
+            if let Some((_, own)) = self.kinds_mut().find(|(held, _)| *held == per) {
+                own.keep_also(others);
+                own.check(per.as_str())?;
+            }
         }
         self.entry_memory_ms = self.entry_memory_ms.max(other.entry_memory_ms);
         self.success_once_ms = self.success_once_ms.max(other.success_once_ms);
@@ -64,7 +73,7 @@ impl Plan {
 }
 
 impl Watched {
-    fn names_of<'a>(&'a self, per: &'static str, window: &'a Window) -> impl Iterator<Item = Box<str>> + 'a {
+    fn names_of<'a>(&'a self, per: Per, window: &'a Window) -> impl Iterator<Item = Box<str>> + 'a {
         let more = window.counts_more.then_some(Part::More);
         let successes = self.counts_successes.then_some(Part::Successes);
         let parts = [Part::Failures].into_iter().chain(more).chain(successes);
@@ -121,19 +130,20 @@ fn needed_by(playbook: &Playbook) -> impl Iterator<Item = Part> + '_ {
             | Measure::AddressesBlocked
             | Measure::GoodAccounts
             | Measure::SeenFor
-            | Measure::IdleFor => None,
+            | Measure::IdleFor
+            | Measure::SiteShare => None,
         };
         part.into_iter().chain(measure.set().map(Part::Set))
     });
     [Part::Failures].into_iter().chain(of_measures)
 }
 
-fn name(per: &str, window: &Window, part: Part) -> Box<str> {
+fn name(per: Per, window: &Window, part: Part) -> Box<str> {
     let part = match part {
         Part::Failures => "failures".to_owned(),
         Part::Successes => "successes".to_owned(),
         Part::More => "more".to_owned(),
         Part::Set(set) => format!("set {}", set as u8),
     };
-    format!("{per} {} {} {part}", window.over_ms, window.id).into()
+    format!("{} {} {} {part}", per.as_str(), window.over_ms, window.id).into()
 }

@@ -138,6 +138,8 @@ pub struct Plan {
     pub account: Watched,
     pub device: Watched,
     pub pair: Watched,
+    /// What the site stage watches, in the order of [`Per::TRAITS`].
+    pub traits: Vec<(Per, Watched)>,
     pub compromise: Vec<Playbook>,
     pub surge: Vec<Playbook>,
     pub proxy: Vec<Playbook>,
@@ -159,6 +161,14 @@ pub struct TooMany {
 }
 
 impl Plan {
+    fn traits_of(&mut self, per: Per) -> &mut Watched {
+        let place = self.traits.iter().position(|(held, _)| *held == per).unwrap_or_else(|| {
+            self.traits.push((per, Watched::default()));
+            self.traits.len() - 1
+        });
+        &mut self.traits[place].1
+    }
+
     /// Compiles checked playbooks, in the order of their ids.
     ///
     /// # Errors
@@ -177,6 +187,9 @@ impl Plan {
                 (Detector::Threshold, Per::Account) => plan.account.add(playbook),
                 (Detector::Threshold, Per::Device) => plan.device.add(playbook),
                 (Detector::Threshold, Per::Pair) => plan.pair.add(playbook),
+                (Detector::Threshold, Per::Asn | Per::Country | Per::UserAgent | Per::TlsFingerprint) => {
+                    plan.traits_of(playbook.per).add(playbook);
+                }
                 (Detector::Threshold, Per::Tenant) => {}
             }
         }
@@ -188,6 +201,8 @@ impl Plan {
             ("pair", &plan.pair),
         ];
         kinds.iter().try_for_each(|(per, watched)| watched.check(per))?;
+        plan.traits.sort_by_key(|(per, _)| *per);
+        plan.traits.iter().try_for_each(|(per, watched)| watched.check(per.as_str()))?;
         plan.entry_memory_ms = plan.compromise.iter().map(|p| p.over).max().unwrap_or_default();
         let longest = plan.address.over_max_ms.max(plan.network.over_max_ms);
         plan.success_once_ms = plan.entry_memory_ms.max(longest).max(1);

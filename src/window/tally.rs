@@ -93,6 +93,11 @@ impl Tally {
         true
     }
 
+    /// Adds sums, where single attempts are not known. `false`: they lie before the entity's window.
+    pub fn add(&mut self, at: Millis, attempts: u32, failures: u32) -> bool {
+        self.counts.add(at, [attempts, failures])
+    }
+
     /// Attempts in the window that ends with the entity's newest slice, and the failures among them. Failures are those
     /// of strangers; the successes beside them are anybody's, each account's counted once in a while.
     #[must_use]

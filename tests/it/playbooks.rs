@@ -115,6 +115,9 @@ fn what_contradicts_itself_is_told_with_its_field() {
             "fixtures `none`: 0 events; 1 to 20000",
         ),
         (&[("then:", "finding_: x\nthen:")], "finding_"),
+        (&[("per: address", "per: country")], "per: restricting a whole country takes in everybody in it"),
+        (&[("per: address", "per: asn\nwhere: {asn: 1}")], "where: not with per asn"),
+        (&[("  failures:", "  site_share:")], "trigger.site_share: not measured per address"),
         (&[("finding: failure_rate", "finding: Bad Word")], "finding: a word of a-z"),
         (&[("then:", "failures_of: everybody\nthen:")], "failures_of: everybody takes people who mistype"),
         (

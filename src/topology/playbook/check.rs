@@ -235,6 +235,10 @@ fn check_action(p: &Playbook, name: &str, action: Action) -> Vec<String> {
 /// Whether the owner of such an entity can tell.
 fn is_measured(per: Per, measure: Measure) -> bool {
     match per {
+        _ if measure == Measure::SiteShare => per.is_trait(),
+        Per::Asn | Per::Country | Per::UserAgent | Per::TlsFingerprint => {
+            matches!(measure, Measure::Attempts | Measure::Failures | Measure::FailureShare)
+        }
         Per::Address => !matches!(measure, Measure::AddressesBlocked | Measure::Sources | Measure::IdleFor),
         Per::Network => !matches!(measure, Measure::SeenFor | Measure::IdleFor),
         Per::Account => !matches!(
@@ -278,9 +282,15 @@ fn check_looks(p: &Playbook) -> Vec<String> {
         if p.detector != Detector::Threshold {
             found.push(format!("where: {:?} decides by itself whom it looks at; remove it", p.detector));
         }
+        if p.per.is_trait() {
+            found.push(format!("where: not with per {}, of which the site knows sums alone", p.per.as_str()));
+        }
         if p.failures_of == FailuresOf::Everybody {
             found.push("where: not with `failures_of: everybody`, of which one tally is kept".to_owned());
         }
+    }
+    if p.per.is_trait() && p.failures_of != FailuresOf::Strangers {
+        found.push(format!("failures_of: not with per {}, of which the site knows strangers' sums alone", p.per.as_str()));
     }
     for (measure, bound) in &p.unless {
         found.extend(check_bound(p, "unless", *measure, *bound));
@@ -305,6 +315,13 @@ fn check_looks(p: &Playbook) -> Vec<String> {
 fn check_reach(p: &Playbook) -> Vec<String> {
     let mut found = Vec::new();
     if p.wide || p.detector != Detector::Threshold || !p.then.action.restricts() {
+        return found;
+    }
+    if p.per.is_trait() {
+        found.push(format!(
+            "per: restricting a whole {} takes in everybody in it; use NOTIFY, or write `wide: true` if that is meant",
+            p.per.as_str()
+        ));
         return found;
     }
     let grown = || p.trigger.iter().filter(|(m, _)| m.grows_with().is_some() && m.is_count());

@@ -48,6 +48,8 @@ pub enum Measure {
     PasswordTags,
     /// Addresses of the network that are blocked now.
     AddressesBlocked,
+    /// Its failures over those of the whole site (for an autonomous system, a country, an agent, a fingerprint).
+    SiteShare,
     /// Good accounts known behind the source.
     GoodAccounts,
     /// Time since the source was first seen, as far as it is remembered.
@@ -104,7 +106,7 @@ pub enum Moment {
 
 impl Measure {
     /// Every measure.
-    pub const ALL: [Measure; 20] = [
+    pub const ALL: [Measure; 21] = [
         Measure::Attempts,
         Measure::Failures,
         Measure::FailureShare,
@@ -122,6 +124,7 @@ impl Measure {
         Measure::Asns,
         Measure::PasswordTags,
         Measure::AddressesBlocked,
+        Measure::SiteShare,
         Measure::GoodAccounts,
         Measure::SeenFor,
         Measure::IdleFor,
@@ -147,6 +150,7 @@ impl Measure {
             Measure::Asns => "asns",
             Measure::PasswordTags => "password_tags",
             Measure::AddressesBlocked => "addresses_blocked",
+            Measure::SiteShare => "site_share",
             Measure::GoodAccounts => "good_accounts",
             Measure::SeenFor => "seen_for",
             Measure::IdleFor => "idle_for",
@@ -174,6 +178,7 @@ impl Measure {
             | Measure::UnknownShare
             | Measure::Requests
             | Measure::AddressesBlocked
+            | Measure::SiteShare
             | Measure::GoodAccounts
             | Measure::SeenFor
             | Measure::IdleFor => None,
@@ -188,7 +193,7 @@ impl Measure {
 
     #[must_use]
     pub const fn is_share(self) -> bool {
-        matches!(self, Measure::FailureShare | Measure::UnknownShare)
+        matches!(self, Measure::FailureShare | Measure::UnknownShare | Measure::SiteShare)
     }
 
     /// A time, in milliseconds.
@@ -215,6 +220,7 @@ impl Measure {
             | Measure::Countries
             | Measure::Asns
             | Measure::PasswordTags
+            | Measure::SiteShare
             | Measure::AddressesBlocked => Some(Moment::Failure),
             Measure::Attempts | Measure::GoodAccounts | Measure::SeenFor | Measure::IdleFor => None,
         }
@@ -241,6 +247,7 @@ impl Measure {
             Measure::Asns => "autonomous systems",
             Measure::PasswordTags => "different passwords",
             Measure::AddressesBlocked => "of its addresses blocked",
+            Measure::SiteShare => "of the site's failures",
             Measure::GoodAccounts => "good accounts behind it",
             Measure::SeenFor => "since it was first seen",
             Measure::IdleFor => "since the last login",

@@ -188,7 +188,7 @@ impl Finding {
 }
 
 /// The entity a playbook watches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Per {
     /// One IPv4 address or one IPv6 /64.
@@ -200,6 +200,11 @@ pub enum Per {
     Device,
     /// One address on one account.
     Pair,
+    /// An autonomous system, from the sums of the whole site; as the four below it, only counts and shares.
+    Asn,
+    Country,
+    UserAgent,
+    TlsFingerprint,
     Tenant,
 }
 
@@ -212,8 +217,20 @@ impl Per {
             Per::Account => "account",
             Per::Device => "device",
             Per::Pair => "pair",
+            Per::Asn => "asn",
+            Per::Country => "country",
+            Per::UserAgent => "user_agent",
+            Per::TlsFingerprint => "tls_fingerprint",
             Per::Tenant => "tenant",
         }
+    }
+
+    /// Entities that many sources share, of whom the site stage keeps sums.
+    pub const TRAITS: [Per; 4] = [Per::Asn, Per::Country, Per::UserAgent, Per::TlsFingerprint];
+
+    #[must_use]
+    pub fn is_trait(self) -> bool {
+        Per::TRAITS.contains(&self)
     }
 }
 

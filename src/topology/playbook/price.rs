@@ -39,6 +39,8 @@ impl Price {
         // Sources, networks and accounts have their rows anyway.
         let rows = match playbook.per {
             Per::Address | Per::Network | Per::Account | Per::Tenant => 0,
+            // Sums of up to 64 attempts travel together.
+            Per::Asn | Per::Country | Per::UserAgent | Per::TlsFingerprint => 0,
             // Windows and standing; a device's attempts travel twice as well.
             Per::Pair | Per::Device => 2,
         };
@@ -55,7 +57,8 @@ impl Price {
         let mut sum = Price::default();
         let mut problems = Vec::new();
         // Entities of different kinds have rows of their own; rows of one attempt add up.
-        for per in [Per::Address, Per::Network, Per::Account, Per::Device, Per::Pair] {
+        let kinds = [Per::Address, Per::Network, Per::Account, Per::Device, Per::Pair];
+        for per in kinds.into_iter().chain(Per::TRAITS) {
             let running = playbooks.iter().filter(|p| p.per == per && p.mode != PlaybookMode::Off);
             let of_kind: Vec<Price> = running.map(Price::of).collect();
             let bytes: u32 = of_kind.iter().map(|price| price.bytes_at_worst).sum();

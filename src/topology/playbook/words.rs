@@ -111,6 +111,10 @@ fn who(per: Per) -> &'static str {
         Per::Account => "account",
         Per::Device => "device",
         Per::Pair => "address on one account",
+        Per::Asn => "autonomous system",
+        Per::Country => "country",
+        Per::UserAgent => "user agent",
+        Per::TlsFingerprint => "TLS fingerprint",
         Per::Tenant => "tenant",
     }
 }
