@@ -294,44 +294,56 @@ fn now() -> i64 {
     i64::try_from(since.as_millis()).unwrap()
 }
 
-/// Versions of the fanout's verdicts on a group of addresses, by address.
-fn verdicts(installed: &Installed, group: u32) -> BTreeMap<String, Vec<i64>> {
-    let mut found: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+/// Version and mode of a playbook's verdicts on a group of addresses, by address.
+fn verdicts_of(installed: &Installed, playbook: &str, group: u32) -> BTreeMap<String, Vec<String>> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let addresses: BTreeSet<String> = (0..ADDRESSES).map(|address| address_of(group, address)).collect();
     for record in read_all(&installed.connection().client, &installed.topic("verdicts")) {
         let verdict: Value = serde_json::from_slice(&record.value.unwrap()).unwrap();
         let address = verdict["value"].as_str().unwrap().to_owned();
-        if verdict["playbook"] == "ip-account-fanout" && addresses.contains(&address) {
-            found.entry(address).or_default().push(verdict["playbook_version"].as_i64().unwrap());
+        if verdict["playbook"] == playbook && addresses.contains(&address) {
+            let warming = if verdict["tags"].to_string().contains("warming") { " warming" } else { "" };
+            let said = format!("v{} {}{warming}", verdict["playbook_version"], verdict["mode"].as_str().unwrap());
+            found.entry(address).or_default().push(said);
         }
     }
     found
 }
 
-/// Waits until every address of a group has a verdict; all must be of this version, and one each.
+fn verdicts(installed: &Installed, group: u32) -> BTreeMap<String, Vec<String>> {
+    verdicts_of(installed, "ip-account-fanout", group)
+}
+
+/// Waits until every address of a group has a verdict; all must be of this version, and one each, and all blocked.
 #[track_caller]
 fn wait_for_verdicts(installed: &Installed, group: u32, version: i64) {
+    let expected = format!("v{version} LIVE");
     let all = until(DEADLINE, "a verdict on each address", || {
         let found = verdicts(installed, group);
         (found.len() == ADDRESSES as usize).then_some(found)
     });
-    let others: Vec<_> = all.iter().filter(|(_, versions)| **versions != [version]).collect();
-    assert!(others.is_empty(), "not one of version {version}: {others:?}");
+    let others: Vec<_> = all.iter().filter(|(_, said)| **said != [expected.clone()]).collect();
+    assert!(others.is_empty(), "not one {expected}: {others:?}");
+    let blocked = read_all(&installed.connection().client, &installed.topic("blocklist"));
+    let blocked: BTreeSet<Vec<u8>> = blocked.into_iter().filter_map(|record| record.key).collect();
+    for address in all.keys() {
+        assert!(blocked.contains(format!("default|IP|{address}").as_bytes()), "{address} is not blocked");
+    }
 }
 
 fn counted(instances: &[&Instance], name: &str) -> u64 {
     instances.iter().map(|instance| instance.status()["counts"][name].as_u64().unwrap_or(0)).sum()
 }
 
-/// The offset of a change of a playbook in each partition of a stage's input.
-fn offsets_of(installed: &Installed, stage: &str, key: &str) -> BTreeMap<i32, i64> {
+/// The offset of a change of a playbook in each partition of a stage's input, and when it was written there.
+fn offsets_of(installed: &Installed, stage: &str, key: &str) -> BTreeMap<i32, (i64, Millis)> {
     let mut found = BTreeMap::new();
     for record in read_all(&installed.connection().client, &installed.topic(&format!("portcullis-{stage}"))) {
         for item in FrameReader::new(record.value.as_deref().unwrap()).unwrap() {
             let Item::Mark(mark) = item.unwrap() else { continue };
             let is_it = |c: &ControlChange| matches!(c, ControlChange::Playbook { key: of, .. } if **of == *key);
             if mark.changes.iter().any(is_it) {
-                found.entry(record.part.partition).or_insert(record.offset);
+                found.entry(record.part.partition).or_insert((record.offset, record.timestamp));
             }
         }
     }
@@ -364,7 +376,7 @@ const WHO: [&str; 4] = ["--actor", "ann", "--reason", "one try per account since
 fn a_playbook_is_tightened_on_the_fly_for_all_tasks_and_loosens_by_itself() {
     let installed = Installed::new("playbook-changes");
     installed.done(&["topics", "apply"]);
-    let flags: [&str; 0] = [];
+    let flags = ["--no-warm-up"];
     let first = Instance::start(&installed, "first", &flags);
     let second = Instance::start(&installed, "second", &flags);
     let topics = installed.connection().topics;
@@ -402,7 +414,7 @@ fn a_playbook_is_tightened_on_the_fly_for_all_tasks_and_loosens_by_itself() {
     let returned = Instant::now();
     publishing.fail(0, 2..3);
     until(DEADLINE, "a verdict under the new one", || {
-        verdicts(&installed, 0).values().flatten().any(|version| *version == 2).then_some(())
+        verdicts(&installed, 0).values().flatten().any(|said| said == "v2 LIVE").then_some(())
     });
     // For people who read the output with --nocapture.
     eprintln!("from `playbooks set` returning to the first verdict under it: {} ms", returned.elapsed().as_millis());
@@ -419,6 +431,9 @@ fn a_playbook_is_tightened_on_the_fly_for_all_tasks_and_loosens_by_itself() {
     for stage in ["attempts-by-source", "attempts-by-account", "site-partials"] {
         let offsets = offsets_of(&installed, stage, "ip-account-fanout#override");
         assert_eq!(offsets.keys().copied().collect::<Vec<_>>(), (0..8).collect::<Vec<_>>(), "{stage}");
+        let published = changed["expires_at"].as_i64().unwrap() - 30_000;
+        let last = offsets.values().map(|(_, at)| at - published).max().unwrap();
+        eprintln!("from its publishing to the last mark of it on {stage}: {last} ms");
     }
 
     // What intake cannot read, and what the tasks do not take.
@@ -472,6 +487,20 @@ fn a_playbook_is_tightened_on_the_fly_for_all_tasks_and_loosens_by_itself() {
     assert_eq!(again.status.code(), Some(2));
     publishing.fail(3, 0..10);
     wait_for_verdicts(&installed, 3, 1);
+
+    // What nobody counted before begins now, and blocks nobody until it has seen enough.
+    let file = installed.folder.path().join("young.yaml");
+    let young = "id: young\nversion: 1\nowner: us\ndescription: a window of its own\nmode: live\nfinding: failure_rate\n\
+                 per: address\nover: 7m\ntrigger: {failures: {at_least: 2}}\nthen: {action: BLOCK, ladder: [15m]}\n";
+    std::fs::write(&file, young).unwrap();
+    let changed = json(&installed, &[&["playbooks", "set", file.to_str().unwrap()][..], &WHO].concat());
+    assert!(changed["notes"].to_string().contains("stays in shadow for 7m"), "{changed}");
+    publishing.fail(4, 0..3);
+    let said = until(DEADLINE, "a verdict on each address", || {
+        let found = verdicts_of(&installed, "young", 4);
+        (found.len() == ADDRESSES as usize).then_some(found)
+    });
+    assert!(said.values().flatten().all(|said| said == "v1 SHADOW warming"), "{said:?}");
 
     for (name, instance) in [("first", first), ("second", second)] {
         instance.stop();

@@ -290,7 +290,10 @@ fn check_looks(p: &Playbook) -> Vec<String> {
         }
     }
     if p.per.is_trait() && p.failures_of != FailuresOf::Strangers {
-        found.push(format!("failures_of: not with per {}, of which the site knows strangers' sums alone", p.per.as_str()));
+        found.push(format!(
+            "failures_of: not with per {}, of which the site knows strangers' sums alone",
+            p.per.as_str()
+        ));
     }
     for (measure, bound) in &p.unless {
         found.extend(check_bound(p, "unless", *measure, *bound));
