@@ -376,7 +376,7 @@ const WHO: [&str; 4] = ["--actor", "ann", "--reason", "one try per account since
 fn a_playbook_is_tightened_on_the_fly_for_all_tasks_and_loosens_by_itself() {
     let installed = Installed::new("playbook-changes");
     installed.done(&["topics", "apply"]);
-    let flags = ["--no-warm-up"];
+    let flags: [&str; 0] = [];
     let first = Instance::start(&installed, "first", &flags);
     let second = Instance::start(&installed, "second", &flags);
     let topics = installed.connection().topics;
