@@ -15,7 +15,9 @@ const EXEMPTIONS: &str = include_str!("../../topology/exemptions.yaml");
 const PLAYBOOKS: &[(&str, &str)] = &[
     ("account-compromised.yaml", include_str!("../../topology/playbooks/account-compromised.yaml")),
     ("account-distributed-guessing.yaml", include_str!("../../topology/playbooks/account-distributed-guessing.yaml")),
+    ("account-reset-flood.yaml", include_str!("../../topology/playbooks/account-reset-flood.yaml")),
     ("ip-account-fanout.yaml", include_str!("../../topology/playbooks/ip-account-fanout.yaml")),
+    ("ip-enumeration.yaml", include_str!("../../topology/playbooks/ip-enumeration.yaml")),
     ("ip-failure-rate.yaml", include_str!("../../topology/playbooks/ip-failure-rate.yaml")),
     ("network-rollup.yaml", include_str!("../../topology/playbooks/network-rollup.yaml")),
     ("proxy-address.yaml", include_str!("../../topology/playbooks/proxy-address.yaml")),
