@@ -428,7 +428,7 @@ fn all_of(problems: &[Problem]) -> Result<(), String> {
         return Ok(());
     }
     let texts: Vec<String> = problems.iter().map(|p| format!("{}: {}", p.playbook, p.text)).collect();
-    Err(one_line(&texts.join("; "), WHY_CHARS_MAX))
+    Err(one_line(texts.join("; "), WHY_CHARS_MAX))
 }
 
 /// A text that anybody may have written, fit for a line of a log.

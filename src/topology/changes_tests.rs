@@ -206,7 +206,8 @@ fn records_that_cannot_be_taken_are_refused_with_the_reason() {
     let long = vec![b'x'; PLAYBOOK_BYTES_MAX + 1];
     let deep = "[".repeat(20_000);
     let aliases = format!("id: &a [{}]\nversion: [{}]\n", "x,".repeat(1_000), "*a,".repeat(10_000));
-    let cases: Vec<(&[u8], &[u8], Vec<(&str, &[u8])>, &str)> = vec![
+    type Case<'a> = (&'a [u8], &'a [u8], Vec<(&'a str, &'a [u8])>, &'a str);
+    let cases: Vec<Case<'_>> = vec![
         (b"", good.as_bytes(), with(&[]), "key"),
         (b"A b", good.as_bytes(), with(&[]), "key"),
         (b"\xff", good.as_bytes(), with(&[]), "key"),

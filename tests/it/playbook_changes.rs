@@ -60,10 +60,11 @@ fn fail(core: &mut dyn Core, from: Millis, source: &str, accounts: std::ops::Ran
     for n in accounts {
         let at = from + 1_000 * n;
         let emitted = core.feed(&Record::json(at, &failure(at, format!("{source}-{n}"), source, &format!("user{n}"))));
-        found.extend(emitted.iter().filter_map(|e| match &e.output {
-            Output::Verdict(verdict) => Some((n, verdict.playbook_version)),
-            _ => None,
-        }));
+        for emission in emitted {
+            if let Output::Verdict(verdict) = emission.output {
+                found.push((n, verdict.playbook_version));
+            }
+        }
     }
     found
 }
@@ -77,11 +78,13 @@ fn told(emitted: &[Emission]) -> BTreeSet<(String, String)> {
         Became::Rejected(why) => format!("rejected: {why}"),
         Became::LeftOut(why) => format!("left out: {why}"),
     };
-    let news = emitted.iter().filter_map(|e| match &e.output {
-        Output::Playbook(news) => Some((news.key.to_string(), words(&news.became))),
-        _ => None,
-    });
-    news.collect()
+    let mut told = BTreeSet::new();
+    for emission in emitted {
+        if let Output::Playbook(news) = &emission.output {
+            told.insert((news.key.to_string(), words(&news.became)));
+        }
+    }
+    told
 }
 
 fn said(key: &str, words: &str) -> BTreeSet<(String, String)> {
