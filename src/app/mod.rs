@@ -7,6 +7,7 @@ pub mod demo;
 mod input;
 pub mod live;
 mod output;
+pub mod playbook_changes;
 pub mod playbooks;
 pub mod produce;
 mod progress;
