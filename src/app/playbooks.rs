@@ -10,13 +10,14 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::playbook_changes::{self, RemoveArgs, SetArgs};
 use super::settings::Settings;
-use super::{Ending, Output, topology};
+use super::{Connection, Ending, Output, topology};
 use crate::engine::{ControlChange, Emission, Env, Limits, Output as Out, Pipeline, Raw, StatusChange};
 use crate::event::{AttackState, ChallengePolicy, Millis, Mode};
 use crate::topology::{Exemptions, Fixture, Plan, Playbook, PlaybookMode, Price, parse_duration};
 
-/// Read, check, test and explain playbooks
+/// Read, check, test and explain playbooks, and change them while the job runs
 #[derive(Debug, Args)]
 pub struct PlaybooksArgs {
     #[command(subcommand)]
@@ -32,8 +33,10 @@ pub enum PlaybooksCommand {
     #[command(after_help = "Example:\n  portcullis playbooks test topology/playbooks")]
     Test(FolderArgs),
     /// List playbooks, a line each
-    #[command(after_help = "Example:\n  portcullis playbooks list --output json")]
-    List(FolderArgs),
+    #[command(
+        after_help = "Examples:\n  portcullis playbooks list --output json\n  portcullis playbooks list --in-effect    folder and topic together, and where each comes from"
+    )]
+    List(ListArgs),
     /// Read a playbook aloud: what it looks at, when it fires, what it does, what it costs
     #[command(after_help = "Example:\n  portcullis playbooks explain ip-account-fanout")]
     Explain(ExplainArgs),
@@ -42,6 +45,17 @@ pub enum PlaybooksCommand {
         after_help = "Example:\n  portcullis playbooks schema > playbook.schema.json\n\nIn the first line of a playbook, for the YAML language server:\n  # yaml-language-server: $schema=../playbook.schema.json"
     )]
     Schema,
+    Set(SetArgs),
+    Remove(RemoveArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    pub of: FolderArgs,
+    /// Those that a job uses now: of the folder and of the topic `playbooks`, each with where it comes from
+    #[arg(long, conflicts_with = "path")]
+    pub in_effect: bool,
 }
 
 #[derive(Debug, Args)]
@@ -62,15 +76,27 @@ pub struct ExplainArgs {
     pub output: Output,
 }
 
-/// Carries out one of them.
+/// Carries out one of them. `connection` and the process clock are asked for by what talks to a cluster.
 ///
 /// # Errors
-/// A playbook does not read or contradicts itself (with every problem at once), or the output cannot be written.
-pub fn run(args: &PlaybooksArgs, settings: &Settings, out: &mut dyn Write) -> Result<Ending> {
+/// A playbook does not read or contradicts itself (with every problem at once), the cluster does not do what is asked, or
+/// the output cannot be written.
+pub fn run(
+    args: &PlaybooksArgs,
+    settings: &Settings,
+    connection: impl Fn() -> Result<Connection>,
+    now: impl Fn() -> Millis,
+    out: &mut dyn Write,
+) -> Result<Ending> {
     match &args.command {
+        PlaybooksCommand::Set(args) => playbook_changes::set(args, settings, &connection()?, now, out),
+        PlaybooksCommand::Remove(args) => playbook_changes::remove(args, settings, &connection()?, now, out),
+        PlaybooksCommand::List(ListArgs { of, in_effect: true }) => {
+            playbook_changes::list(of.output, settings, &connection()?, now, out)
+        }
         PlaybooksCommand::Check(args) => check(args, settings, out),
         PlaybooksCommand::Test(args) => test(args, settings, out),
-        PlaybooksCommand::List(args) => list(args, settings, out),
+        PlaybooksCommand::List(args) => list(&args.of, settings, out),
         PlaybooksCommand::Explain(args) => explain(args, settings, out),
         PlaybooksCommand::Schema => {
             writeln!(out, "{}", serde_json::to_string_pretty(&Playbook::schema())?)?;
@@ -207,7 +233,8 @@ pub fn play(playbook: &Playbook, fixture: &Fixture) -> Result<Played> {
     let live = Playbook { mode: PlaybookMode::Live, ..playbook.clone() };
     let env = Arc::new(Env {
         plan: Plan::compile(std::slice::from_ref(&live))?,
-        exemptions: Exemptions::default(),
+        playbooks: [live].into(),
+        exemptions: Arc::new(Exemptions::default()),
         hash_key: crate::window::HashKey::new(*b"fixtures of play"),
         limits: Limits::default(),
         tenants: Vec::new(),
@@ -272,6 +299,7 @@ fn verdicts(id: &str, emitted: Vec<Emission>, number: u32) -> Result<Vec<(u32, S
             | Out::Item { .. }
             | Out::MarkAll { .. }
             | Out::Block(_)
+            | Out::Playbook(_)
             | Out::Status(_)
             | Out::Incident(_) => {}
         }

@@ -140,7 +140,7 @@ pub fn record_of(output: &Output) -> Option<(&'static str, String, Value)> {
         Output::Incident(incident) => {
             Some(("incidents", incident.incident_id.clone(), value(serde_json::to_value(incident))))
         }
-        Output::DeadLetter(_) | Output::Item { .. } | Output::MarkAll { .. } => None,
+        Output::DeadLetter(_) | Output::Playbook(_) | Output::Item { .. } | Output::MarkAll { .. } => None,
     }
 }
 
@@ -195,7 +195,11 @@ impl Results {
             Output::Incident(incident) => {
                 self.incidents.insert(incident.incident_id.clone());
             }
-            Output::Status(_) | Output::DeadLetter(_) | Output::Item { .. } | Output::MarkAll { .. } => {}
+            Output::Status(_)
+            | Output::DeadLetter(_)
+            | Output::Playbook(_)
+            | Output::Item { .. }
+            | Output::MarkAll { .. } => {}
         }
     }
 

@@ -237,8 +237,8 @@ impl Core {
                     self.figures.dead_letters += 1;
                     continue;
                 }
-                // Between stages: the pipeline keeps these to itself.
-                Output::Item { .. } | Output::MarkAll { .. } => continue,
+                // Between stages the pipeline keeps these to itself; and nobody changes a playbook here.
+                Output::Item { .. } | Output::MarkAll { .. } | Output::Playbook(_) => continue,
             };
             self.on_its_way.push_back((at.saturating_add(self.delay_ms), record));
         }
@@ -488,7 +488,8 @@ mod tests {
         let playbooks = topology::playbooks(None).unwrap();
         Arc::new(Env {
             plan: Plan::compile(&playbooks).unwrap(),
-            exemptions: Exemptions::default(),
+            playbooks: playbooks.into(),
+            exemptions: Arc::new(Exemptions::default()),
             hash_key: HashKey::new([7; 16]),
             limits: Limits::default(),
             tenants: Vec::new(),

@@ -70,6 +70,7 @@ pub enum RoleArg {
     Sink,
     Publisher,
     Subscriber,
+    Operator,
     Admin,
 }
 
@@ -80,6 +81,7 @@ impl RoleArg {
             RoleArg::Sink => Role::Sink,
             RoleArg::Publisher => Role::Publisher,
             RoleArg::Subscriber => Role::Subscriber,
+            RoleArg::Operator => Role::Operator,
             RoleArg::Admin => Role::Admin,
         }
     }

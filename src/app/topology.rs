@@ -1,5 +1,6 @@
 //! Reads the folder `topology/`, or the one bundled with the program, and compiles it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::settings::Settings;
 use crate::engine::{Env, Limits};
-use crate::topology::{Exemptions, Plan, Playbook, Topics, check};
+use crate::topology::{Exemptions, PLAYBOOKS_MAX, Plan, Playbook, Topics, check};
 
 const TOPICS: &str = include_str!("../../topology/topics.yaml");
 const EXEMPTIONS: &str = include_str!("../../topology/exemptions.yaml");
@@ -22,8 +23,6 @@ const PLAYBOOKS: &[(&str, &str)] = &[
     ("proxy-address.yaml", include_str!("../../topology/playbooks/proxy-address.yaml")),
     ("site-campaign.yaml", include_str!("../../topology/playbooks/site-campaign.yaml")),
 ];
-/// Most playbooks of one installation.
-const PLAYBOOKS_MAX: usize = 1_000;
 
 /// The topics of an installation.
 ///
@@ -49,10 +48,7 @@ pub fn exemptions(settings: &Settings) -> Result<Exemptions> {
 /// # Errors
 /// Every problem at once: file, what is wrong, and the remedy.
 pub fn playbooks(folder: Option<&Path>) -> Result<Vec<Playbook>> {
-    let files: Vec<(String, String)> = match folder {
-        Some(folder) => read_playbooks(folder)?,
-        None => PLAYBOOKS.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect(),
-    };
+    let files = playbook_files(folder)?;
     let mut all = Vec::with_capacity(files.len());
     let mut problems = Vec::new();
     for (name, text) in &files {
@@ -61,7 +57,7 @@ pub fn playbooks(folder: Option<&Path>) -> Result<Vec<Playbook>> {
                 all.push(playbook)
             }
             Ok(playbook) => problems.push(format!("{name}: its id is `{}`; file and id have one name", playbook.id)),
-            Err(what) => problems.push(format!("{name}: {}", super::settings::with_suggestion(&what, PLAYBOOK_KEYS))),
+            Err(what) => problems.push(format!("{name}: {}", playbook_words(&what))),
         }
     }
     problems.extend(check(&all).into_iter().map(|p| format!("{}.yaml: {}", p.playbook, p.text)));
@@ -71,14 +67,37 @@ pub fn playbooks(folder: Option<&Path>) -> Result<Vec<Playbook>> {
     Ok(all)
 }
 
+/// The texts of the settings' playbooks, by id.
+///
+/// # Errors
+/// The folder does not read.
+pub fn playbook_texts(settings: &Settings) -> Result<BTreeMap<String, String>> {
+    let folder = settings.topology.as_ref().map(|folder| folder.join("playbooks"));
+    let stem = |name: &str| Path::new(name).file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let files = playbook_files(folder.as_deref())?;
+    Ok(files.into_iter().filter_map(|(name, text)| Some((stem(&name)?, text))).collect())
+}
+
+fn playbook_files(folder: Option<&Path>) -> Result<Vec<(String, String)>> {
+    match folder {
+        Some(folder) => read_playbooks(folder),
+        None => Ok(PLAYBOOKS.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()),
+    }
+}
+
+/// What is wrong with the text of a playbook, with what was probably meant.
+#[must_use]
+pub fn playbook_words(what: &str) -> String {
+    super::settings::with_suggestion(what, PLAYBOOK_KEYS)
+}
+
 /// One playbook's file, checked against itself.
 ///
 /// # Errors
 /// Every problem at once: the file, what is wrong, and the remedy.
 pub fn playbook_file(path: &Path) -> Result<Playbook> {
     let text = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
-    let playbook = Playbook::parse(&text)
-        .map_err(|what| anyhow!("{}: {}", path.display(), super::settings::with_suggestion(&what, PLAYBOOK_KEYS)))?;
+    let playbook = Playbook::parse(&text).map_err(|what| anyhow!("{}: {}", path.display(), playbook_words(&what)))?;
     let problems: Vec<String> =
         check(std::slice::from_ref(&playbook)).into_iter().map(|p| format!("{}: {}", path.display(), p.text)).collect();
     if problems.is_empty() { Ok(playbook) } else { bail!("{}", problems.join("\n")) }
@@ -154,7 +173,8 @@ pub fn env(settings: &Settings, playbooks_folder: Option<&Path>) -> Result<Arc<E
     let playbooks = playbooks(playbooks_folder.or(default.as_deref()))?;
     Ok(Arc::new(Env {
         plan: Plan::compile(&playbooks)?,
-        exemptions: exemptions(settings)?,
+        playbooks: playbooks.into(),
+        exemptions: Arc::new(exemptions(settings)?),
         hash_key: settings.hash_key.clone(),
         limits: Limits::default(),
         tenants: settings.tenants.clone(),

@@ -50,6 +50,8 @@ counters! {
     Capped = "capped",
     /// Changes of control that could not be applied: an exemption that is no such thing, or one too many.
     RefusedControl = "refused_control",
+    /// Changes of playbooks that do not pass their checks: what was in effect stays. Each is counted once.
+    PlaybooksRejected = "playbooks_rejected",
     BrokenItems = "broken_items",
 }
 

@@ -1,8 +1,10 @@
 //! What every step knows besides its input and its rows: the compiled topology, the hash key, the limits.
 
+use std::sync::Arc;
+
 use crate::detect::CampaignBounds;
 use crate::event::{Attempt, Entity, Millis, Source};
-use crate::topology::{Exemptions, Plan, Set};
+use crate::topology::{Exemptions, Plan, Playbook, Set};
 use crate::window::{HashKey, Hashed, Timing};
 
 /// Named limits and times of the engine.
@@ -67,12 +69,15 @@ impl Limits {
     }
 }
 
-/// Shared by all tasks; never changes while they run.
+/// What all tasks of a process start from. A task has a copy of its own, whose `plan` is that of the playbooks in effect
+/// at its stream time; all else never changes while it runs.
 #[derive(Debug, Clone)]
 pub struct Env {
     pub plan: Plan,
+    /// From the folder, those that are off among them; the topic's come with the marks.
+    pub playbooks: Arc<[Playbook]>,
     /// From the file; the topic's come with the marks.
-    pub exemptions: Exemptions,
+    pub exemptions: Arc<Exemptions>,
     pub hash_key: HashKey,
     pub limits: Limits,
     /// Tenants that do not count against `tenants_max`.
@@ -94,11 +99,12 @@ mod domain {
 }
 
 impl Env {
-    /// What may be written down of everything besides the input that decides what steps do: this build, the playbooks, the
-    /// exemptions of the file, the limits. The same number, the same steps.
+    /// What may be written down of everything besides the input that decides what steps do: this build, the playbooks of
+    /// the folder, the exemptions of the file, the limits. The same number, the same steps. What the topics say comes with the input.
     #[must_use]
     pub fn steps_id(&self) -> u64 {
-        let text = format!("{:?} {:?} {:?} {:?}", self.plan, self.exemptions, self.limits, self.tenants);
+        let text =
+            format!("{:?} {:?} {:?} {:?} {:?}", self.plan, self.playbooks, self.exemptions, self.limits, self.tenants);
         self.hash(0xfe, &[env!("CARGO_PKG_VERSION").as_bytes(), text.as_bytes()])
     }
 

@@ -12,7 +12,7 @@ use crate::event::{
     AttackState, AttackStatus, Attempt, BlocklistEntry, ChallengePolicy, Entity, Exemption, Incident, Millis, Mode,
     Reject, Verdict,
 };
-use crate::topology::Stage;
+use crate::topology::{PlaybookChange, Stage};
 use crate::window::Hashed;
 
 /// Everything that can wake a task.
@@ -61,8 +61,22 @@ impl Input<'_> {
 /// A change of control, and its version: the offset in its topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ControlChange {
-    Status { version: i64, tenant: Box<str>, status: Option<StatusChange> },
-    Exemption { version: i64, key: Box<str>, exemption: Option<Exemption> },
+    Status {
+        version: i64,
+        tenant: Box<str>,
+        status: Option<StatusChange>,
+    },
+    Exemption {
+        version: i64,
+        key: Box<str>,
+        exemption: Option<Exemption>,
+    },
+    /// `None`: what stood under this key is removed.
+    Playbook {
+        version: i64,
+        key: Box<str>,
+        change: Option<PlaybookChange>,
+    },
 }
 
 impl ControlChange {
@@ -72,13 +86,20 @@ impl ControlChange {
         match self {
             ControlChange::Status { tenant, .. } => format!("status|{tenant}"),
             ControlChange::Exemption { key, .. } => format!("exemption|{key}"),
+            ControlChange::Playbook { key, .. } => ControlChange::playbook_name(key),
         }
+    }
+
+    pub(super) fn playbook_name(key: &str) -> String {
+        format!("playbook|{key}")
     }
 
     #[must_use]
     pub const fn version(&self) -> i64 {
         match self {
-            ControlChange::Status { version, .. } | ControlChange::Exemption { version, .. } => *version,
+            ControlChange::Status { version, .. }
+            | ControlChange::Exemption { version, .. }
+            | ControlChange::Playbook { version, .. } => *version,
         }
     }
 }
@@ -127,6 +148,31 @@ pub enum Output {
     Status(Box<AttackStatus>),
     Incident(Box<Incident>),
     DeadLetter(DeadLetter),
+    /// For the log of the process.
+    Playbook(PlaybookNews),
+}
+
+/// What became of a change of a playbook at this task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlaybookNews {
+    /// The playbook's id, or `id#override`.
+    pub key: Box<str>,
+    /// Its place on the topic `playbooks`.
+    pub offset: i64,
+    pub became: Became,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Became {
+    /// It is in effect from this input on: version, who, why.
+    InEffect(String),
+    Removed,
+    /// The override's time is over.
+    Ended,
+    /// It is not taken, and nothing changed.
+    Rejected(String),
+    /// It was taken, and does not go with the others now.
+    LeftOut(String),
 }
 
 /// A change on the topic `blocklist`.

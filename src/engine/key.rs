@@ -23,6 +23,8 @@ pub enum Kind {
     Due = 4,
     /// Sums for the site that were not sent yet.
     Partial = 5,
+    /// How far the topic of playbooks was heard, and what began with it.
+    Playbooks = 6,
     /// Windows of a source.
     Source = 16,
     /// Windows of a network.
@@ -53,12 +55,13 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 19] = [
         Kind::Clock,
         Kind::Control,
         Kind::Seen,
         Kind::Due,
         Kind::Partial,
+        Kind::Playbooks,
         Kind::Source,
         Kind::Network,
         Kind::Pair,
@@ -135,6 +138,11 @@ impl Key {
     #[must_use]
     pub fn control(name: &str) -> Self {
         Key::of(Kind::Control, "", name.as_bytes())
+    }
+
+    #[must_use]
+    pub fn playbooks() -> Self {
+        Key::of(Kind::Playbooks, "", &[])
     }
 
     #[must_use]

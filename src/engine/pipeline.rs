@@ -49,8 +49,8 @@ impl Pipeline {
     #[must_use]
     pub fn new(env: Arc<Env>) -> Self {
         Pipeline {
+            tasks: Stage::ALL.map(|stage| Task::in_memory(stage, &env)),
             env,
-            tasks: Stage::ALL.map(Task::in_memory),
             queue: VecDeque::new(),
             emitted: Vec::new(),
             counts: Counts::default(),
@@ -74,8 +74,7 @@ impl Pipeline {
         self.work_off(at);
         self.inputs += 1;
         if self.inputs.is_multiple_of(SWEEP_EVERY) {
-            let env = Arc::clone(&self.env);
-            self.tasks.iter_mut().for_each(|task| task.sweep(&env));
+            self.tasks.iter_mut().for_each(Task::sweep);
         }
         std::mem::take(&mut self.emitted)
     }
@@ -134,7 +133,7 @@ impl Pipeline {
 
     fn step(&mut self, stage: Stage, input: Input<'_>, at: Millis) {
         let mut fx = Effects::default();
-        self.tasks[stage as usize].step(&self.env, input, &mut fx);
+        self.tasks[stage as usize].step(input, &mut fx);
         self.counts.merge(&fx.counts);
         for output in fx.outputs {
             match output {
@@ -150,7 +149,11 @@ impl Pipeline {
                     self.queue.push_back((Stage::Intake, Work::Control(change)));
                     self.emitted.push(Emission { at, output: Output::Status(status) });
                 }
-                Output::Verdict(_) | Output::Block(_) | Output::Incident(_) | Output::DeadLetter(_) => {
+                Output::Verdict(_)
+                | Output::Block(_)
+                | Output::Incident(_)
+                | Output::DeadLetter(_)
+                | Output::Playbook(_) => {
                     self.emitted.push(Emission { at, output });
                 }
             }

@@ -20,6 +20,7 @@ pub enum Row {
     Seen(SeenPack),
     Due,
     Partial(Box<Partial>),
+    Playbooks(Box<PlaybooksRow>),
     Source(Box<SourceRow>),
     Network(Box<NetworkRow>),
     Pair(PairRow),
@@ -42,6 +43,21 @@ pub struct ClockRow {
     pub marked_at: Millis,
     /// Intake: tenants met, besides those that the settings name.
     pub tenants: BTreeSet<Box<str>>,
+}
+
+/// What a task knows of changed playbooks besides the changes themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaybooksRow {
+    /// The last offset of the topic that was heard, taken or not.
+    pub heard: i64,
+    /// What is kept since a change came, by [`Plan::kept`](crate::topology::Plan::kept), with the stream time of that.
+    pub since: BTreeMap<Box<str>, Millis>,
+}
+
+impl Default for PlaybooksRow {
+    fn default() -> Self {
+        PlaybooksRow { heard: -1, since: BTreeMap::new() }
+    }
 }
 
 /// Windows of one source.
@@ -253,6 +269,7 @@ impl Row {
             Row::Seen(row) => postcard::to_extend(row, bytes),
             Row::Due => Ok(bytes),
             Row::Partial(row) => postcard::to_extend(row, bytes),
+            Row::Playbooks(row) => postcard::to_extend(row, bytes),
             Row::Source(row) => postcard::to_extend(row, bytes),
             Row::Network(row) => postcard::to_extend(row, bytes),
             Row::Pair(row) => postcard::to_extend(row, bytes),
@@ -313,6 +330,7 @@ impl Row {
             k if k == Kind::Seen as u8 => read(body, Row::Seen),
             k if k == Kind::Due as u8 => Ok(Row::Due),
             k if k == Kind::Partial as u8 => read(body, Row::Partial),
+            k if k == Kind::Playbooks as u8 => read(body, Row::Playbooks),
             k if k == Kind::Source as u8 => read(body, Row::Source),
             k if k == Kind::Network as u8 => read(body, Row::Network),
             k if k == Kind::Pair as u8 => read(body, Row::Pair),

@@ -1,23 +1,25 @@
 //! One partition of one stage: its rows in hand, its due index, its control, its clock.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::counts::Counter;
 use super::env::Env;
 use super::frame::{Mark, Partial};
-use super::io::{ControlChange, Effects, Input, Output, StatusChange};
+use super::io::{Became, ControlChange, Effects, Input, Output, PlaybookNews, StatusChange};
 use super::key::{Key, Kind};
-use super::row::{CapRow, ClockRow, Row};
+use super::playbooks::Playbooks;
+use super::row::{CapRow, ClockRow, PlaybooksRow, Row};
 use super::view::View;
 use super::{account, device, dock, intake, site, source, traits};
 use crate::event::{AttackState, Entity, Exemption, Millis, Source};
-use crate::topology::{Cap, Exemptions, Stage};
+use crate::topology::{Cap, Exemptions, PlaybookChange, Stage};
 use crate::window::{Seen, Slices, slice_width};
 
 /// Most due rows fed at a time.
 pub const DUE_MAX: usize = 1_000;
 /// Kinds of rows that a task holds in hand from its opening: the store gives them all to [`Task::open`].
-pub const SINGLETONS: [Kind; 4] = [Kind::Clock, Kind::Control, Kind::Seen, Kind::Due];
+pub const SINGLETONS: [Kind; 5] = [Kind::Clock, Kind::Control, Kind::Playbooks, Kind::Seen, Kind::Due];
 
 /// A changed row: key, and its bytes or `None` for a removal.
 pub type Write = (Key, Option<Vec<u8>>);
@@ -26,6 +28,11 @@ pub type Write = (Key, Option<Vec<u8>>);
 #[derive(Debug)]
 pub struct Task {
     stage: Stage,
+    /// Of its own: its plan is that of the playbooks in effect.
+    env: Arc<Env>,
+    playbooks: Playbooks,
+    /// Of all tasks, this one says which changes of playbooks are not taken.
+    is_spokesman: bool,
     pub(super) view: View,
     pub(super) seen: Seen,
     pub(super) clock: ClockRow,
@@ -41,15 +48,31 @@ pub struct Task {
 
 impl Task {
     /// A task without a store: its rows live and die with it.
-    pub(super) fn in_memory(stage: Stage) -> Self {
-        Task { view: View::whole(), ..Task::open(stage, Vec::new()) }
+    pub(super) fn in_memory(stage: Stage, env: &Arc<Env>) -> Self {
+        Task { view: View::whole(), ..Task::open(stage, Vec::new(), env).speaking(stage == Stage::Site) }
+    }
+
+    /// The same task over other rows of its [`SINGLETONS`].
+    #[must_use]
+    pub fn reopened(&self, rows: Vec<(Key, Row)>) -> Self {
+        Task::open(self.stage, rows, self.playbooks.start()).speaking(self.is_spokesman)
+    }
+
+    /// Makes it the one that says which changes of playbooks are not taken: all tasks hear the same, and one is enough.
+    #[must_use]
+    pub fn speaking(self, is_spokesman: bool) -> Self {
+        Task { is_spokesman, ..self }
     }
 
     /// A task over the rows of its [`SINGLETONS`].
     #[must_use]
-    pub fn open(stage: Stage, rows: Vec<(Key, Row)>) -> Self {
+    pub fn open(stage: Stage, rows: Vec<(Key, Row)>, env: &Arc<Env>) -> Self {
+        let (playbooks, own) = Playbooks::open(env, PlaybooksRow::default(), Vec::new(), Millis::MIN);
         let mut task = Task {
             stage,
+            env: own,
+            playbooks,
+            is_spokesman: false,
             view: View::default(),
             seen: Seen::default(),
             clock: ClockRow::default(),
@@ -61,9 +84,13 @@ impl Task {
             partials: BTreeSet::new(),
         };
         let mut packs = Vec::new();
+        let mut changes = Vec::new();
+        let mut heard = PlaybooksRow::default();
         for (key, row) in rows {
             match row {
                 Row::Clock(row) => task.clock = row,
+                Row::Control(change) if matches!(*change, ControlChange::Playbook { .. }) => changes.push(*change),
+                Row::Playbooks(row) => heard = *row,
                 // What was refused when it came is refused again; it was counted then.
                 Row::Control(change) => drop(task.apply(&change)),
                 Row::Seen(pack) => packs.extend(key.as_seen().map(|number| (number, pack))),
@@ -86,6 +113,7 @@ impl Task {
         task.partials = waiting.filter_map(|(_, what)| tenant_of(what)).collect();
         packs.sort_by_key(|(number, _)| *number);
         task.seen = Seen::from_packs(packs);
+        (task.playbooks, task.env) = Playbooks::open(env, heard, changes, task.now());
         task
     }
 
@@ -130,7 +158,8 @@ impl Task {
     }
 
     /// The rows that a step on this input may touch.
-    pub fn reads(&self, env: &Env, input: &Input<'_>, keys: &mut Vec<Key>) {
+    pub fn reads(&self, input: &Input<'_>, keys: &mut Vec<Key>) {
+        let env = &*self.env;
         match input {
             Input::Attempt(attempt) => source::reads(env, attempt, keys),
             Input::Sourced(sourced) => account::reads(env, &sourced.attempt.tenant, &sourced.attempt.account, keys),
@@ -152,8 +181,28 @@ impl Task {
         &mut self.view
     }
 
+    /// Whether the plan is another one for the input that comes next, or became one by an input since
+    /// [`Task::turn_to`] was called: then what was read for inputs ahead may not be all that they touch.
+    #[must_use]
+    pub fn turns_at(&self, input: &Input<'_>) -> bool {
+        self.playbooks.has_turned || input.at().is_some_and(|at| self.playbooks.ends_by(at.max(self.now())))
+    }
+
+    /// Brings the plan to the time of the input that comes next.
+    pub fn turn_to(&mut self, input: &Input<'_>, fx: &mut Effects) {
+        if let Some(at) = input.at() {
+            self.end_overrides(at.max(self.now()), fx);
+        }
+        self.playbooks.has_turned = false;
+    }
+
     /// One step. Deterministic in the input and the rows.
-    pub fn step(&mut self, env: &Env, input: Input<'_>, fx: &mut Effects) {
+    pub fn step(&mut self, input: Input<'_>, fx: &mut Effects) {
+        if let Some(at) = input.at() {
+            self.end_overrides(at.max(self.now()), fx);
+        }
+        // It stays the same for the whole step, though a mark may bring the next one.
+        let env = &*Arc::clone(&self.env);
         match input {
             Input::Raw(raw) => {
                 self.clock_changed = true;
@@ -198,11 +247,76 @@ impl Task {
         self.clock_changed = true;
     }
 
+    /// The plan without the overrides that have ended by this time.
+    fn end_overrides(&mut self, now: Millis, fx: &mut Effects) {
+        if self.playbooks.ends_by(now) {
+            self.turn_plan(now, fx);
+        }
+    }
+
+    fn turn_plan(&mut self, now: Millis, fx: &mut Effects) {
+        let (env, news) = self.playbooks.turn(&self.env, now);
+        self.env = env;
+        self.put_playbooks_row();
+        fx.outputs.extend(news.into_iter().map(Output::Playbook));
+    }
+
+    fn put_playbooks_row(&mut self) {
+        self.view.put(Key::playbooks(), Row::Playbooks(Box::new(self.playbooks.row.clone())), Millis::MAX);
+    }
+
+    /// Hears a change of a playbook; `true` when it is taken and changes something.
+    fn hear_playbook(&mut self, version: i64, key: &str, change: Option<&PlaybookChange>, fx: &mut Effects) -> bool {
+        let name = |key: &str| Key::control(&ControlChange::playbook_name(key));
+        let heard = self.playbooks.hear(version, key, change);
+        self.put_playbooks_row();
+        let mut tell = |became| {
+            fx.push(Output::Playbook(PlaybookNews { key: key.into(), offset: version, became }));
+        };
+        let applied = match heard {
+            Ok(applied) => applied,
+            Err(why) => {
+                if self.is_spokesman {
+                    tell(Became::Rejected(why));
+                    fx.count(Counter::PlaybooksRejected);
+                }
+                return false;
+            }
+        };
+        for key in &applied.ended {
+            self.view.remove(name(key));
+        }
+        if !applied.is_changed {
+            return false;
+        }
+        match change {
+            Some(change) => {
+                tell(Became::InEffect(self.playbooks.describe(key)));
+                let change = ControlChange::Playbook { version, key: key.into(), change: Some(change.clone()) };
+                self.view.put(name(key), Row::Control(Box::new(change)), Millis::MAX);
+            }
+            None => {
+                tell(Became::Removed);
+                self.view.remove(name(key));
+            }
+        }
+        true
+    }
+
     /// Time and control: applied here and passed on.
     fn mark(&mut self, env: &Env, mark: Mark, fx: &mut Effects) {
         self.advance(mark.at);
         let mut news = Vec::new();
+        let mut has_new_playbooks = false;
         for change in mark.changes {
+            if let ControlChange::Playbook { version, key, change: playbook } = &change {
+                // Its topic has one partition, and whoever sends on its changes does so in their order.
+                if self.playbooks.is_news(*version) {
+                    has_new_playbooks |= self.hear_playbook(*version, key, playbook.as_ref(), fx);
+                    news.push(change);
+                }
+                continue;
+            }
             // Of two versions the higher one holds, whatever way they came.
             if self.versions.get(&change.name()).is_some_and(|known| *known >= change.version()) {
                 continue;
@@ -213,13 +327,19 @@ impl Task {
             self.view.put(Key::control(&change.name()), Row::Control(Box::new(change.clone())), Millis::MAX);
             news.push(change);
         }
+        if has_new_playbooks {
+            self.turn_plan(self.now(), fx);
+        }
         self.flush_partials(env, fx);
         let now = self.now();
         let passes_on = self.stage == Stage::Source;
         if passes_on && (!news.is_empty() || now.saturating_sub(self.clock.marked_at) >= 1_000) {
             self.clock.marked_at = now;
+            // The site makes the status itself, and restricts nobody who could be exempt.
+            let is_of_site = |change: &&ControlChange| matches!(change, ControlChange::Playbook { .. });
+            let of_site = news.iter().filter(is_of_site).cloned().collect();
             fx.push(Output::MarkAll { to: Stage::Account, mark: Mark { at: now, changes: news } });
-            fx.push(Output::MarkAll { to: Stage::Site, mark: Mark { at: now, changes: Vec::new() } });
+            fx.push(Output::MarkAll { to: Stage::Site, mark: Mark { at: now, changes: of_site } });
         }
     }
 
@@ -237,6 +357,8 @@ impl Task {
             ControlChange::Exemption { key, exemption, .. } => {
                 self.exemptions.apply(key, exemption.clone())?;
             }
+            // Heard by itself.
+            ControlChange::Playbook { .. } => {}
         }
         Ok(())
     }
@@ -369,8 +491,8 @@ impl Task {
     }
 
     /// Everything changed since the last call, for one commit.
-    pub fn seal(&mut self, env: &Env) -> Vec<Write> {
-        let (packs, gone) = self.seen.seal(self.now(), env.limits.seen_ms());
+    pub fn seal(&mut self) -> Vec<Write> {
+        let (packs, gone) = self.seen.seal(self.now(), self.env.limits.seen_ms());
         for (number, pack) in packs {
             self.view.put(Key::seen(number), Row::Seen(pack), Millis::MAX);
         }
@@ -384,9 +506,9 @@ impl Task {
     }
 
     /// For a task whose view is its whole store: drops what has expired.
-    pub(super) fn sweep(&mut self, env: &Env) {
+    pub(super) fn sweep(&mut self) {
         let now = self.now();
-        self.seen.seal(now, env.limits.seen_ms());
+        self.seen.seal(now, self.env.limits.seen_ms());
         self.view.sweep(now);
     }
 

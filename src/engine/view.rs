@@ -198,5 +198,7 @@ impl View {
 
 /// Kinds that a task holds in hand beside the view, and writes without having read them there.
 fn is_written_blindly(key: &Key) -> bool {
-    [Kind::Clock, Kind::Control, Kind::Seen, Kind::Due].iter().any(|kind| *kind as u8 == key.kind_byte())
+    [Kind::Clock, Kind::Control, Kind::Playbooks, Kind::Seen, Kind::Due]
+        .iter()
+        .any(|kind| *kind as u8 == key.kind_byte())
 }

@@ -1,9 +1,11 @@
 //! A task that is being opened: its store is brought up to the end of its changelog, while other tasks go on.
 
+use std::sync::Arc;
+
 use super::progress::Progress;
 use super::tasks::{Running, Stores};
 use super::{Error, Log, Part, Restored};
-use crate::engine::{Key, Row, Write};
+use crate::engine::{Env, Key, Row, Write};
 use crate::state::{Meta, POSITION_KEY, Store};
 use crate::topology::Stage;
 
@@ -128,7 +130,13 @@ impl Opening {
     ///
     /// # Errors
     /// State and offsets do not fit together, or the store does not write.
-    pub(super) fn finish(mut self, log: &mut dyn Log, end: i64, progress: &Progress) -> Result<Finished, Error> {
+    pub(super) fn finish(
+        mut self,
+        log: &mut dyn Log,
+        end: i64,
+        progress: &Progress,
+        env: &Arc<Env>,
+    ) -> Result<Finished, Error> {
         let was_read = end > self.from;
         self.meta.changelog_offset = end;
         if was_read {
@@ -169,7 +177,8 @@ impl Opening {
             }
         };
         progress.restored(&self.part);
-        let running = Running::open(self.stage, self.rows, self.meta, self.changelog, at, &self.part, self.steps_id)?;
+        let steps = (env, self.steps_id);
+        let running = Running::open(self.stage, self.rows, self.meta, self.changelog, at, &self.part, steps)?;
         Ok(Finished::Running(Box::new(running)))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Error, Incoming, Log, Outgoing};
 use crate::engine::frame::FrameWriter;
-use crate::engine::{BlockChange, Item, Output};
+use crate::engine::{Became, BlockChange, Item, Output, PlaybookNews};
 use crate::event::wire::Encoder;
 use crate::event::{Entity, Reject};
 use crate::topology::{Stage, Topics};
@@ -82,6 +82,10 @@ impl Outbox {
             Output::Incident(incident) => {
                 let key = incident.incident_id.clone();
                 self.record(log, "incidents", key, Some(&*incident), Vec::new())
+            }
+            Output::Playbook(news) => {
+                tell(&news, cause);
+                Ok(())
             }
             Output::DeadLetter(letter) => match cause {
                 Some(record) => self.dead_letter(log, &letter.reject, Stage::Intake, record, None),
@@ -188,5 +192,18 @@ impl Outbox {
         ];
         let topic = self.topic("login-events-dlq");
         log.send(Outgoing { topic, partition: None, key: record.key.clone(), value: kept, headers })
+    }
+}
+
+/// Where a change of a playbook begins to be in effect, for people: from this record of the task's input on.
+fn tell(news: &PlaybookNews, cause: Option<&Incoming>) {
+    let from = cause.map_or_else(|| "what falls due".to_owned(), |record| format!("{}@{}", record.part, record.offset));
+    let (playbook, change) = (&*news.key, news.offset);
+    match &news.became {
+        Became::InEffect(what) => tracing::info!(playbook, change, from, what, "playbook changed"),
+        Became::Removed => tracing::info!(playbook, change, from, "change of a playbook removed"),
+        Became::Ended => tracing::info!(playbook, change, from, "override of a playbook ended"),
+        Became::Rejected(why) => tracing::warn!(playbook, change, from, why, "change of a playbook not taken"),
+        Became::LeftOut(why) => tracing::warn!(playbook, change, from, why, "change of a playbook left out"),
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use serde::Serialize;
 
@@ -79,6 +79,32 @@ impl Publisher {
     pub fn send(&self, topic: &str, key: Option<&[u8]>, value: &[u8], timestamp: Millis) -> Result<(), Error> {
         let mut record = BaseRecord::<[u8], [u8]>::to(topic).payload(value).timestamp(timestamp);
         record.key = key;
+        self.hand_over(record)
+    }
+
+    /// As [`send`](Self::send), of a record for a control topic: with headers, and `None` as value for a tombstone.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send_control(
+        &self,
+        topic: &str,
+        key: &[u8],
+        value: Option<&[u8]>,
+        headers: &[(&str, &[u8])],
+        timestamp: Millis,
+    ) -> Result<(), Error> {
+        let mut of = OwnedHeaders::new_with_capacity(headers.len());
+        for (key, value) in headers {
+            of = of.insert(Header { key, value: Some(*value) });
+        }
+        let mut record = BaseRecord::<[u8], [u8]>::to(topic).key(key).headers(of).timestamp(timestamp);
+        record.payload = value;
+        self.hand_over(record)
+    }
+
+    fn hand_over(&self, mut record: BaseRecord<'_, [u8], [u8]>) -> Result<(), Error> {
+        let topic = record.topic;
         for _ in 0..STEPS_FOR_ROOM_MAX {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),

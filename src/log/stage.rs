@@ -318,7 +318,7 @@ impl<L: Log> StageLoop<L> {
         let mut from = Vec::with_capacity(ready.len());
         for (part, end) in ready {
             let Some(opening) = self.opening.remove(&part) else { continue };
-            match opening.finish(&mut self.log, end, &self.of.progress)? {
+            match opening.finish(&mut self.log, end, &self.of.progress, &self.of.env)? {
                 Finished::Running(mut running) => {
                     if self.skips_lost_input {
                         running.skip_to(self.log.beginning(&part)?);
@@ -498,7 +498,7 @@ impl<L: Log> StageLoop<L> {
                     }
                 }
             }
-            saved.extend(running.checkpoint(&self.of.env).map(|checkpoint| (part.clone(), checkpoint)));
+            saved.extend(running.checkpoint().map(|checkpoint| (part.clone(), checkpoint)));
         }
         saved
     }
@@ -507,7 +507,6 @@ impl<L: Log> StageLoop<L> {
         let clock = self.of.clock.now();
         let done = self.at_their_ends();
         self.end_replays(&done);
-        let around = around(&self.of, &self.poison);
         let mut out = Out { outbox: &mut self.outbox, log: &mut self.log, counts: &mut self.counts, voice: Voice::All };
         for (part, running) in &mut self.tasks {
             if running.role == Role::Stage(Stage::Intake) {
@@ -516,7 +515,7 @@ impl<L: Log> StageLoop<L> {
                 if clock.saturating_sub(running.ticked_at) >= TICK_MS || running.ticked_at > clock {
                     running.ticked_at = clock;
                     let at = if is_done { floor } else { running.task.now() };
-                    running.tick(&around, at, &mut out)?;
+                    running.tick(at, &mut out)?;
                 }
             }
         }
@@ -658,7 +657,7 @@ impl<L: Log> StageLoop<L> {
                         None => self.log.beginning(&part)?,
                     };
                     from.push((part.clone(), next));
-                    let running = Running::control(kind, &part, next);
+                    let running = Running::control(kind, &part, next, &self.of.env);
                     self.opened(part, running);
                 }
                 Role::Stage(stage) => {
@@ -710,13 +709,7 @@ impl<L: Log> StageLoop<L> {
 }
 
 fn around<'a>(of: &'a Parts, poison: &'a BTreeSet<Place>) -> Around<'a> {
-    Around {
-        env: &of.env,
-        clock: of.clock.as_ref(),
-        schemas: of.schemas.as_ref(),
-        tenant: of.options.tenant.as_deref(),
-        poison,
-    }
+    Around { clock: of.clock.as_ref(), schemas: of.schemas.as_ref(), tenant: of.options.tenant.as_deref(), poison }
 }
 
 fn shown_as(running: &Running, lag: Option<i64>) -> TaskProgress {

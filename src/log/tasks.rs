@@ -12,7 +12,7 @@ use crate::engine::{ControlChange, Counter, Counts, Effects, Env, Input, Item, K
 use crate::event::wire::{Encoding, decode_output, encoding_of};
 use crate::event::{AttackStatus, Exemption, Millis, Reason, Reject};
 use crate::state::{self, META_VERSION, Meta, Store};
-use crate::topology::{Stage, Topics};
+use crate::topology::{Stage, Topics, read_change};
 
 /// Where stores come from.
 pub trait Stores: Send {
@@ -42,6 +42,7 @@ pub(super) enum Role {
 pub(super) enum Control {
     AttackStatus,
     Exemptions,
+    Playbooks,
 }
 
 /// Names that the loop looks up for each assigned partition.
@@ -51,7 +52,11 @@ pub(super) struct Roles(BTreeMap<Arc<str>, Role>);
 impl Roles {
     pub(super) fn new(topics: &Topics) -> Self {
         let stages = Stage::ALL.into_iter().map(|stage| (topics.input(stage).into(), Role::Stage(stage)));
-        let control = [("attack-status", Control::AttackStatus), ("exemptions", Control::Exemptions)];
+        let control = [
+            ("attack-status", Control::AttackStatus),
+            ("exemptions", Control::Exemptions),
+            ("playbooks", Control::Playbooks),
+        ];
         let control = control.into_iter().map(|(name, kind)| (topics.public(name).into(), Role::Control(kind)));
         Roles(stages.chain(control).collect())
     }
@@ -106,7 +111,6 @@ pub(super) struct Kept {
 
 /// What stays the same for all tasks of a loop.
 pub(super) struct Around<'a> {
-    pub(super) env: &'a Env,
     pub(super) clock: &'a dyn Clock,
     pub(super) schemas: &'a dyn Schemas,
     /// The tenant that the input topic is bound to.
@@ -152,7 +156,7 @@ impl Running {
         changelog: Part,
         committed: Option<i64>,
         part: &Part,
-        steps_id: u64,
+        (env, steps_id): (&Arc<Env>, u64),
     ) -> Result<Running, Error> {
         let rows_in_hand = state::read_singletons(rows.as_ref()).map_err(|e| {
             Error::Setup(format!(
@@ -160,7 +164,7 @@ impl Running {
                 part.partition
             ))
         })?;
-        let task = Task::open(stage, rows_in_hand);
+        let task = Task::open(stage, rows_in_hand, env).speaking(stage == Stage::Site && part.partition == 0);
         let (saved, meta_steps) = (meta.input_offset, meta.steps_id);
         if committed.is_some_and(|committed| committed < saved) {
             tracing::warn!(%part, state = saved, ?committed, "the group's offset was set back behind the state");
@@ -186,11 +190,11 @@ impl Running {
     }
 
     /// A control partition: no state, only its place.
-    pub(super) fn control(control: Control, part: &Part, next: i64) -> Running {
+    pub(super) fn control(control: Control, part: &Part, next: i64, env: &Arc<Env>) -> Running {
         Running {
             role: Role::Control(control),
             part: part.clone(),
-            task: Task::open(Stage::Intake, Vec::new()),
+            task: Task::open(Stage::Intake, Vec::new(), env),
             store: None,
             next,
             committed: next,
@@ -227,7 +231,7 @@ impl Running {
             Some(kept) => (state::read_singletons(kept.rows.as_ref())?, kept.meta.input_offset),
             None => (Vec::new(), self.committed),
         };
-        self.task = Task::open(self.task.stage(), rows);
+        self.task = self.task.reopened(rows);
         if self.doubtful {
             self.task.view_mut().doubt();
         }
@@ -270,9 +274,14 @@ impl Running {
             Role::Stage(Stage::Intake) => records.iter().try_for_each(|record| self.raw(around, record, out)),
             Role::Stage(Stage::Source | Stage::Account | Stage::Site) => self.frames(around, records, out),
             Role::Control(kind) => {
-                let changes = records.iter().filter_map(|record| Some((record, control_change(kind, record)?)));
-                changes.into_iter().try_for_each(|(record, change)| {
-                    self.step(around, Input::Control(change), &Cause::Item(record, 0), out)
+                records.iter().try_for_each(|record| match control_change(kind, record, around.clock.now()) {
+                    Ok(change) => self.step(Input::Control(change), &Cause::Item(record, 0), out),
+                    Err(error) => {
+                        let (part, offset) = (&record.part, record.offset);
+                        tracing::warn!(%part, offset, error, "control record does not read; it changes nothing");
+                        out.counts.add(Counter::PlaybooksRejected, u64::from(kind == Control::Playbooks));
+                        Ok(())
+                    }
                 })
             }
         }
@@ -298,7 +307,7 @@ impl Running {
             clock: around.clock.now(),
             tenant: around.tenant,
         };
-        self.step(around, Input::Raw(raw), &cause, out)
+        self.step(Input::Raw(raw), &cause, out)
     }
 
     fn frames(&mut self, around: &Around<'_>, records: &[Incoming], out: &mut Out<'_>) -> Result<(), Error> {
@@ -308,15 +317,43 @@ impl Running {
             let mut keys = std::mem::take(&mut self.keys);
             keys.clear();
             for (_, input) in &inputs {
-                self.task.reads(around.env, input, &mut keys);
+                self.task.reads(input, &mut keys);
             }
             self.load(&mut keys)?;
             self.keys = keys;
+            let mut has_turned = false;
             for (cause, input) in inputs {
                 self.feed_due(around, &input, out)?;
-                self.step(around, input, &cause, out)?;
+                has_turned |= self.turn_to(&input, &cause, out)?;
+                if has_turned {
+                    // Under another plan it may touch other rows.
+                    self.read(&input)?;
+                }
+                self.step(input, &cause, out)?;
             }
         }
+        Ok(())
+    }
+
+    /// Brings the task's plan to the time of an input; `true` when it became another one.
+    fn turn_to(&mut self, input: &Input<'_>, cause: &Cause<'_>, out: &mut Out<'_>) -> Result<bool, Error> {
+        if !self.task.turns_at(input) {
+            return Ok(false);
+        }
+        let mut effects = std::mem::take(&mut self.effects);
+        self.guarded(cause, |running| running.task.turn_to(input, &mut effects))?;
+        let done = out.take(&mut effects, cause.record());
+        self.effects = effects;
+        done.map(|()| true)
+    }
+
+    /// Has the rows in hand that an input touches.
+    fn read(&mut self, input: &Input<'_>) -> Result<(), Error> {
+        let mut keys = std::mem::take(&mut self.keys);
+        keys.clear();
+        self.task.reads(input, &mut keys);
+        self.load(&mut keys)?;
+        self.keys = keys;
         Ok(())
     }
 
@@ -376,7 +413,7 @@ impl Running {
             }
             let mut keys = Vec::new();
             for (at, what) in &due {
-                self.task.reads(around.env, &Input::Due(*at, what.clone()), &mut keys);
+                self.task.reads(&Input::Due(*at, what.clone()), &mut keys);
             }
             self.load(&mut keys)?;
             for (at, what) in due {
@@ -386,16 +423,20 @@ impl Running {
                     self.task.drop_due(at, &what);
                     continue;
                 }
-                self.step(around, Input::Due(at, what), &cause, out)?;
+                let input = Input::Due(at, what);
+                if self.turn_to(&input, &cause, out)? {
+                    self.read(&input)?;
+                }
+                self.step(input, &cause, out)?;
             }
         }
     }
 
     /// Intake: tells the stages behind it the time.
-    pub(super) fn tick(&mut self, around: &Around<'_>, at: Millis, out: &mut Out<'_>) -> Result<(), Error> {
+    pub(super) fn tick(&mut self, at: Millis, out: &mut Out<'_>) -> Result<(), Error> {
         self.touched = true;
         self.unsaved = true;
-        self.step(around, Input::Tick(at), &Cause::Tick, out)
+        self.step(Input::Tick(at), &Cause::Tick, out)
     }
 
     /// Has the rows of these keys in hand.
@@ -415,15 +456,9 @@ impl Running {
         Ok(())
     }
 
-    fn step(
-        &mut self,
-        around: &Around<'_>,
-        input: Input<'_>,
-        cause: &Cause<'_>,
-        out: &mut Out<'_>,
-    ) -> Result<(), Error> {
+    fn step(&mut self, input: Input<'_>, cause: &Cause<'_>, out: &mut Out<'_>) -> Result<(), Error> {
         let mut effects = std::mem::take(&mut self.effects);
-        self.guarded(cause, |running| running.task.step(around.env, input, &mut effects))?;
+        self.guarded(cause, |running| running.task.step(input, &mut effects))?;
         if self.task.view_mut().unread() > 0 {
             return Err(Error::Kafka(format!(
                 "{}: a step touched a row that was not read for it; this is a defect, and going on could lose a row",
@@ -466,9 +501,9 @@ impl Running {
     }
 
     /// Rows changed since the last checkpoint, and the position they belong to.
-    pub(super) fn checkpoint(&mut self, env: &Env) -> Option<Checkpoint> {
+    pub(super) fn checkpoint(&mut self) -> Option<Checkpoint> {
         let kept = self.store.as_ref()?;
-        let writes = self.task.seal(env);
+        let writes = self.task.seal();
         let meta = Meta {
             input_offset: self.next,
             stream_time: self.task.now(),
@@ -593,33 +628,36 @@ fn input_of(stage: Stage, item: Item) -> Option<Input<'static>> {
     }
 }
 
-/// A record of a control topic as a change; its offset is its version. One that does not read changes nothing.
-fn control_change(kind: Control, record: &Incoming) -> Option<ControlChange> {
-    let key = std::str::from_utf8(record.key.as_deref()?).ok()?;
+/// A record of a control topic as a change; its offset is its version.
+///
+/// # Errors
+/// It does not read, and changes nothing.
+fn control_change(kind: Control, record: &Incoming, clock: Millis) -> Result<ControlChange, String> {
     let version = record.offset;
+    let value = record.value.as_deref();
+    let key = || {
+        let key = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
+        key.map(Into::into).ok_or_else(|| "no key, or one that is no text".to_owned())
+    };
     match kind {
         Control::AttackStatus => {
-            let status = record.value.as_deref().map(|v| decode_output::<AttackStatus>("attack-status", v)).transpose();
-            match status {
-                Ok(status) => {
-                    Some(ControlChange::Status { version, tenant: key.into(), status: status.as_ref().map(Into::into) })
-                }
-                Err(error) => unreadable(record, &error),
-            }
+            let status = value.map(|v| decode_output::<AttackStatus>("attack-status", v)).transpose();
+            let status = status.map_err(|e| e.to_string())?;
+            Ok(ControlChange::Status { version, tenant: key()?, status: status.as_ref().map(Into::into) })
         }
         Control::Exemptions => {
-            let exemption = record.value.as_deref().map(|v| decode_output::<Exemption>("exemptions", v)).transpose();
-            match exemption {
-                Ok(exemption) => Some(ControlChange::Exemption { version, key: key.into(), exemption }),
-                Err(error) => unreadable(record, &error),
+            let exemption = value.map(|v| decode_output::<Exemption>("exemptions", v)).transpose();
+            Ok(ControlChange::Exemption { version, key: key()?, exemption: exemption.map_err(|e| e.to_string())? })
+        }
+        Control::Playbooks => {
+            if record.part.partition != 0 {
+                return Err("the topic of playbooks has one partition, or its changes had no order".to_owned());
             }
+            let at = record.timestamp.min(clock);
+            let (key, change) = read_change(record.key.as_deref(), value, |name| record.header(name), at)?;
+            Ok(ControlChange::Playbook { version, key, change })
         }
     }
-}
-
-fn unreadable(record: &Incoming, error: &dyn std::fmt::Display) -> Option<ControlChange> {
-    tracing::warn!(part = %record.part, offset = record.offset, %error, "control record does not read; it changes nothing");
-    None
 }
 
 /// The position of a store that was never written.

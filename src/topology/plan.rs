@@ -38,7 +38,7 @@ pub struct Watch {
     pub window: usize,
     /// At which moments it can fire, a bit each.
     moments: u8,
-    /// Stream time since which its window is kept; `Millis::MIN`: as long as there is state.
+    /// Stream time since which all that it looks at is kept, see [`Plan::begin`]; `Millis::MIN`: as long as there is state.
     pub since: Millis,
 }
 
@@ -74,7 +74,7 @@ pub struct Watched {
 impl Watched {
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.watches.is_empty()
+        self.windows.is_empty()
     }
 
     /// Whether a window counts this set.
@@ -118,7 +118,7 @@ impl Watched {
         self.watches.push(Watch { playbook: playbook.clone(), window, moments, since: Millis::MIN });
     }
 
-    fn check(&self, per: &'static str) -> Result<(), TooMany> {
+    pub(super) fn check(&self, per: &'static str) -> Result<(), TooMany> {
         let count = self.windows.len();
         if count > WINDOWS_MAX { Err(TooMany { per, count }) } else { Ok(()) }
     }

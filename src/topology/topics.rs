@@ -235,9 +235,11 @@ impl Topics {
     }
 }
 
-const CONTROL: [&str; 2] = ["attack-status", "exemptions"];
-const REQUIRED: &[&str] =
-    &["login-events", "login-events-dlq", "verdicts", "blocklist", "attack-status", "incidents", "exemptions"];
+const CONTROL: [&str; 3] = ["attack-status", "exemptions", "playbooks"];
+const REQUIRED: &[&str] = &[
+    "login-events", "login-events-dlq", "verdicts", "blocklist", "attack-status", "incidents", "exemptions",
+    "playbooks",
+];
 
 /// The graph as text: stages with their topics, then the playbooks, from the live values.
 #[must_use]

@@ -117,16 +117,27 @@ fn each_kind_of_client_can_do_its_work_with_them_and_no_more() {
     guarded.allow(Role::Sink);
     guarded.works(Role::Sink, &dry_run);
 
+    let fanout = repository().join("topology/playbooks/ip-account-fanout.yaml");
+    let set = ["playbooks", "set", fanout.to_str().unwrap(), "--raise", "--actor", "ann", "--reason", "as allowed"];
+    guarded.is_refused(Role::Operator, &set, "may not use the topic");
+    guarded.allow(Role::Operator);
+    guarded.works(Role::Operator, &set);
+    guarded.works(Role::Operator, &["playbooks", "list", "--in-effect"]);
+
     guarded.allow(Role::Subscriber);
     subscriber_reads(&guarded);
 
     // What they have no business with.
-    for role in [Role::Publisher, Role::Sink, Role::Subscriber] {
+    for role in [Role::Publisher, Role::Sink, Role::Subscriber, Role::Operator] {
         guarded.is_refused(role, &run, "");
         guarded.is_refused(role, &apply, "`portcullis topics acls --role admin` lists what this user needs");
     }
-    for (role, topic) in [(Role::Publisher, "blocklist"), (Role::Subscriber, "login-events"), (Role::Sink, "verdicts")]
-    {
+    for (role, topic) in [
+        (Role::Publisher, "blocklist"),
+        (Role::Subscriber, "login-events"),
+        (Role::Sink, "verdicts"),
+        (Role::Sink, "playbooks"),
+    ] {
         let topic = [guarded.topics.public(topic)];
         let error = Follower::new(&guarded.client(role), &topic, ReadFrom::Start).unwrap_err().to_string();
         assert!(error.contains("may not use the topic"), "{role}: {error}");

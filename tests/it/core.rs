@@ -123,6 +123,7 @@ fn tight_env() -> Arc<Env> {
     let mut all = default_playbooks();
     all.extend(playbooks.iter().map(|text| Playbook::parse(text).unwrap()));
     env.plan = Plan::compile(&all).unwrap();
+    env.playbooks = all.into();
     // A site that is attacked by a handful of attempts.
     env.limits.campaign = few_make_a_campaign();
     Arc::new(env)
@@ -213,6 +214,7 @@ fn invariants(emitted: &[Emission]) -> Result<(), TestCaseError> {
             Output::Status(_)
             | Output::Incident(_)
             | Output::DeadLetter(_)
+            | Output::Playbook(_)
             | Output::Item { .. }
             | Output::MarkAll { .. } => {}
         }
@@ -340,11 +342,11 @@ fn control_holds_by_its_version_and_a_status_ends_by_itself() {
 #[test]
 fn arrival_never_goes_back_and_never_runs_ahead_of_intake_s_clock() {
     let env = default_env();
-    let mut intake = Task::open(Stage::Intake, Vec::new());
+    let mut intake = Task::open(Stage::Intake, Vec::new(), &env);
     let mut arrive = |timestamp: Millis, occurred_at: Millis| {
         let record = Record::json(timestamp, &failure(occurred_at, 1, "203.0.113.7", "a"));
         let mut fx = Effects::default();
-        intake.step(&env, Input::Raw(Raw { clock: START, ..record.raw() }), &mut fx);
+        intake.step(Input::Raw(Raw { clock: START, ..record.raw() }), &mut fx);
         match fx.outputs.pop() {
             Some(Output::Item { to: Stage::Source, item: Item::Attempt(attempt), .. }) => {
                 (attempt.arrived_at - START, attempt.occurred_at - START, attempt.ahead_ms)

@@ -100,7 +100,7 @@ fn handovers(name: &str, text: &str) {
     spans.begin("a second joins");
     let second = Instance::start(&installed, "second", &flags);
     let held = wait_until_shared("two instances with half of the tasks each", all, &[&first, &second]);
-    assert_eq!(held, [all / 2, all / 2]);
+    assert!(held.iter().all(|n| n.abs_diff(all / 2) <= 1), "{held:?} of {all}");
     publishing.wait_for_more(CALM);
     spans.begin("a third joins");
     let third = Instance::start(&installed, "third", &flags);

@@ -282,7 +282,7 @@ fn shown(emitted: &[Emission], counts: &Counts) -> String {
                     c.account, c.source_ip, since_start(c.at), since_start(c.flagged_at))).collect::<Vec<_>>(),
             }),
             Output::DeadLetter(letter) => json!({"dead_letter": letter.reject.reason, "detail": letter.reject.detail}),
-            Output::Item { .. } | Output::MarkAll { .. } => panic!("an inner output"),
+            Output::Item { .. } | Output::MarkAll { .. } | Output::Playbook(_) => panic!("an inner output"),
         };
         if let Output::Status(status) = output {
             state = status.state;

@@ -22,12 +22,14 @@ pub enum Role {
     Publisher,
     /// A service that reads verdicts, blocklist or attack status.
     Subscriber,
+    /// `portcullis playbooks set | remove | list`.
+    Operator,
     /// `portcullis topics plan | apply | check`.
     Admin,
 }
 
 impl Role {
-    pub const ALL: [Role; 5] = [Role::Run, Role::Sink, Role::Publisher, Role::Subscriber, Role::Admin];
+    pub const ALL: [Role; 6] = [Role::Run, Role::Sink, Role::Publisher, Role::Subscriber, Role::Operator, Role::Admin];
 
     /// The name in the option `--role`.
     #[must_use]
@@ -37,6 +39,7 @@ impl Role {
             Role::Sink => "sink",
             Role::Publisher => "publisher",
             Role::Subscriber => "subscriber",
+            Role::Operator => "operator",
             Role::Admin => "admin",
         }
     }
@@ -104,6 +107,13 @@ pub fn acls(topics: &Topics, role: Role, group: Option<&str>) -> Vec<Acl> {
         why,
     };
     let topic = |names, operations: &[Operation], why| on(Resource::Topic, Pattern::Literal, names, operations, why);
+    let follow_group = on(
+        Resource::Group,
+        Pattern::Literal,
+        vec![FOLLOW_GROUP.to_owned()],
+        &[Describe],
+        "never joined; the client library asks who coordinates it",
+    );
     match role {
         Role::Run => {
             let stages = Stage::ALL.into_iter();
@@ -136,16 +146,9 @@ pub fn acls(topics: &Topics, role: Role, group: Option<&str>) -> Vec<Acl> {
                 ),
             ]
         }
-        Role::Sink => vec![
-            topic(public(&["blocklist", "exemptions"]), &[Read], "whom to block, and whom never"),
-            on(
-                Resource::Group,
-                Pattern::Literal,
-                vec![FOLLOW_GROUP.to_owned()],
-                &[Describe],
-                "never joined; the client library asks who coordinates it",
-            ),
-        ],
+        Role::Sink => {
+            vec![topic(public(&["blocklist", "exemptions"]), &[Read], "whom to block, and whom never"), follow_group]
+        }
         Role::Publisher => vec![topic(public(&["login-events"]), &[Write], "login events")],
         Role::Subscriber => {
             let topics_read = public(&["verdicts", "blocklist", "attack-status", "incidents"]);
@@ -157,6 +160,9 @@ pub fn acls(topics: &Topics, role: Role, group: Option<&str>) -> Vec<Acl> {
                 topic(topics_read, &[Read], "what Portcullis publishes"),
                 on(Resource::Group, pattern, vec![name], &[Read], "the subscriber's own group"),
             ]
+        }
+        Role::Operator => {
+            vec![topic(public(&["playbooks"]), &[Read, Write], "playbooks, while the job runs"), follow_group]
         }
         Role::Admin => {
             let all = topics.all().into_iter().map(|spec| spec.name).collect();

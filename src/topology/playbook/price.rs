@@ -1,6 +1,6 @@
 //! What a playbook costs: rows that each attempt reads for it, and bytes that it keeps about one entity at worst.
 
-use super::{Measure, Per, Playbook};
+use super::{Measure, Per, Playbook, PlaybookMode};
 use crate::topology::format_duration;
 
 /// Most rows that a set of playbooks may add to an attempt.
@@ -51,7 +51,7 @@ impl Price {
         }
     }
 
-    /// The sum of a set, and what is too much about it.
+    /// The sum of a set, and what is too much about it. What is off keeps nothing.
     #[must_use]
     pub fn of_all(playbooks: &[Playbook]) -> (Price, Vec<String>) {
         let mut sum = Price::default();
@@ -59,7 +59,8 @@ impl Price {
         // Entities of different kinds have rows of their own; rows of one attempt add up.
         let kinds = [Per::Address, Per::Network, Per::Account, Per::Device, Per::Pair];
         for per in kinds.into_iter().chain(Per::TRAITS) {
-            let of_kind: Vec<Price> = playbooks.iter().filter(|p| p.per == per).map(Price::of).collect();
+            let running = playbooks.iter().filter(|p| p.per == per && p.mode != PlaybookMode::Off);
+            let of_kind: Vec<Price> = running.map(Price::of).collect();
             let bytes: u32 = of_kind.iter().map(|price| price.bytes_at_worst).sum();
             let rows = of_kind.iter().map(|price| price.rows).max().unwrap_or(0);
             sum.rows += rows;

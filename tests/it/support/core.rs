@@ -41,7 +41,8 @@ pub fn env(playbooks: &[Playbook], exemptions: Exemptions) -> Env {
     assert!(problems.is_empty(), "{problems:?}");
     Env {
         plan: Plan::compile(playbooks).expect("few windows"),
-        exemptions,
+        playbooks: playbooks.into(),
+        exemptions: Arc::new(exemptions),
         hash_key: HashKey::new(*b"a key for tests."),
         limits: Limits::default(),
         tenants: Vec::new(),
@@ -165,16 +166,18 @@ struct StoredTask {
 }
 
 impl StoredTask {
-    fn open(stage: Stage, rows: BTreeMap<Key, Vec<u8>>) -> StoredTask {
+    fn open(stage: Stage, rows: BTreeMap<Key, Vec<u8>>, env: &Arc<Env>) -> StoredTask {
         let singletons = rows.iter().filter(|(key, _)| SINGLETONS.iter().any(|kind| *kind as u8 == key.kind_byte()));
         let rows_of_open = singletons.map(|(key, bytes)| (key.clone(), Row::decode(key, bytes).expect("a row")));
-        StoredTask { task: Task::open(stage, rows_of_open.collect()), rows }
+        let task = Task::open(stage, rows_of_open.collect(), env).speaking(stage == Stage::Site);
+        StoredTask { task, rows }
     }
 
     /// As the loop does for a batch: read what the step names, step, and never touch anything else.
-    fn step(&mut self, env: &Env, input: Input<'_>, fx: &mut Effects) {
+    fn step(&mut self, input: Input<'_>, fx: &mut Effects) {
         let mut keys = Vec::new();
-        self.task.reads(env, &input, &mut keys);
+        self.task.turn_to(&input, fx);
+        self.task.reads(&input, &mut keys);
         for key in keys {
             if !self.task.view_mut().holds(&key) {
                 let row = self.rows.get(&key).map(|bytes| {
@@ -185,12 +188,12 @@ impl StoredTask {
             }
         }
         let shown = format!("{input:?}");
-        self.task.step(env, input, fx);
+        self.task.step(input, fx);
         assert_eq!(self.task.view_mut().unread(), 0, "touched a row that was not read: {shown}");
     }
 
-    fn commit(&mut self, env: &Env, then: AfterCommit) {
-        for (key, value) in self.task.seal(env) {
+    fn commit(&mut self, env: &Arc<Env>, then: AfterCommit) {
+        for (key, value) in self.task.seal() {
             match value {
                 Some(value) => self.rows.insert(key, value),
                 None => self.rows.remove(&key),
@@ -203,7 +206,7 @@ impl StoredTask {
                 // A store may forget what has expired, and need not.
                 let now = self.task.now();
                 self.rows.retain(|_, bytes| Row::expires_at(bytes).expect("an expiry") > now);
-                *self = StoredTask::open(self.task.stage(), std::mem::take(&mut self.rows));
+                *self = StoredTask::open(self.task.stage(), std::mem::take(&mut self.rows), env);
             }
         }
     }
@@ -212,8 +215,8 @@ impl StoredTask {
 impl Stored {
     pub fn new(env: Arc<Env>, after_commit: Box<dyn FnMut() -> Option<AfterCommit>>) -> Stored {
         Stored {
+            stages: Stage::ALL.map(|stage| StoredTask::open(stage, BTreeMap::new(), &env)).into_iter().collect(),
             env,
-            stages: Stage::ALL.map(|stage| StoredTask::open(stage, BTreeMap::new())).into_iter().collect(),
             queue: VecDeque::new(),
             emitted: Vec::new(),
             counts: Counts::default(),
@@ -259,7 +262,7 @@ impl Stored {
 
     fn step(&mut self, stage: Stage, input: Input<'_>, at: Millis) {
         let mut fx = Effects::default();
-        self.stages[stage as usize].step(&self.env, input, &mut fx);
+        self.stages[stage as usize].step(input, &mut fx);
         self.counts.merge(&fx.counts);
         for output in fx.outputs {
             match output {
@@ -273,7 +276,11 @@ impl Stored {
                     self.queue.push_back((Stage::Intake, Input::Control(change)));
                     self.emitted.push(Emission { at, output: Output::Status(status) });
                 }
-                Output::Verdict(_) | Output::Block(_) | Output::Incident(_) | Output::DeadLetter(_) => {
+                Output::Verdict(_)
+                | Output::Block(_)
+                | Output::Incident(_)
+                | Output::DeadLetter(_)
+                | Output::Playbook(_) => {
                     self.emitted.push(Emission { at, output });
                 }
             }

@@ -10,7 +10,7 @@ use portcullis::engine::{
 };
 use portcullis::event::{Entity, Millis};
 use portcullis::log::Incoming;
-use portcullis::topology::Stage;
+use portcullis::topology::{Stage, read_change};
 
 use super::simulation_world::{PARTITIONS, Rest, World};
 
@@ -95,6 +95,18 @@ pub fn check(world: &World, rest: &Rest) -> Result<(), String> {
         .filter(|(_, _, planned)| planned.topic == "login-events")
         .map(|(part, offset, _)| (part.partition, *offset))
         .collect();
+    let unreadable = rest.published.iter().filter(|(part, offset, planned)| {
+        let record = Incoming {
+            part: part.clone(),
+            offset: *offset,
+            timestamp: planned.at,
+            key: planned.key.clone().map(String::into_bytes),
+            value: planned.value.clone(),
+            headers: planned.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+        };
+        planned.topic == "playbooks" && !is_readable(&record)
+    });
+    let unreadable = unreadable.count() as u64;
     let held: Vec<(i32, i64)> = input.iter().map(|record| (record.part.partition, record.offset)).collect();
     faults.same("login-events", held, published);
 
@@ -105,6 +117,7 @@ pub fn check(world: &World, rest: &Rest) -> Result<(), String> {
             replay(world, (stage, partition), &mut expected);
         }
     }
+    expected.counts.add(Counter::PlaybooksRejected, unreadable);
     check_counts(rest, &expected, input.len() as u64, &mut faults);
     check_items(world, &expected, &mut faults);
     check_control(world, &mut faults);
@@ -125,7 +138,7 @@ fn items_of(record: &Incoming) -> Vec<Item> {
 
 /// Intake's part that follows from its log: attempts and dead letters. Its ticks follow from its clock.
 fn replay_intake(world: &World, partition: i32, input: &[Incoming], expected: &mut Expected) {
-    let mut task = Task::open(Stage::Intake, Vec::new());
+    let mut task = Task::open(Stage::Intake, Vec::new(), &world.env);
     for record in input.iter().filter(|record| record.part.partition == partition) {
         let raw = Raw {
             value: record.value.as_deref(),
@@ -137,7 +150,7 @@ fn replay_intake(world: &World, partition: i32, input: &[Incoming], expected: &m
             tenant: None,
         };
         let mut effects = Effects::default();
-        task.step(&world.env, Input::Raw(raw), &mut effects);
+        task.step(Input::Raw(raw), &mut effects);
         expected.counts.merge(&effects.counts);
         for output in effects.outputs {
             match output {
@@ -147,7 +160,8 @@ fn replay_intake(world: &World, partition: i32, input: &[Incoming], expected: &m
                 | Output::Verdict(_)
                 | Output::Block(_)
                 | Output::Status(_)
-                | Output::Incident(_) => expected.take((Stage::Intake, partition), output, world),
+                | Output::Incident(_)
+                | Output::Playbook(_) => expected.take((Stage::Intake, partition), output, world),
             }
         }
     }
@@ -155,7 +169,7 @@ fn replay_intake(world: &World, partition: i32, input: &[Incoming], expected: &m
 
 fn replay(world: &World, place: Place, expected: &mut Expected) {
     let (stage, partition) = place;
-    let mut task = Task::open(stage, Vec::new());
+    let mut task = Task::open(stage, Vec::new(), &world.env).speaking(place == (Stage::Site, 0));
     for record in records(world, stage).iter().filter(|record| record.part.partition == partition) {
         for item in items_of(record) {
             let input = match item {
@@ -175,20 +189,21 @@ fn replay(world: &World, place: Place, expected: &mut Expected) {
         }
     }
     let now = task.now();
-    let rows = task.seal(&world.env).into_iter().filter_map(|(key, row)| Some((key, row?))).collect();
+    let rows = task.seal().into_iter().filter_map(|(key, row)| Some((key, row?))).collect();
     expected.tasks.insert(place, Replayed { rows, now });
 }
 
 fn step(world: &World, place: Place, task: &mut Task, input: Input<'_>, expected: &mut Expected) {
     let mut keys = Vec::new();
-    task.reads(&world.env, &input, &mut keys);
+    let mut effects = Effects::default();
+    task.turn_to(&input, &mut effects);
+    task.reads(&input, &mut keys);
     for key in keys {
         if !task.view_mut().holds(&key) {
             task.view_mut().load(key, None);
         }
     }
-    let mut effects = Effects::default();
-    task.step(&world.env, input, &mut effects);
+    task.step(input, &mut effects);
     expected.counts.merge(&effects.counts);
     effects.outputs.into_iter().for_each(|output| expected.take(place, output, world));
 }
@@ -231,6 +246,7 @@ impl Expected {
                 let value = json("incidents", &*incident);
                 self.publish("incidents", incident.incident_id.clone(), Some(value), Vec::new());
             }
+            Output::Playbook(_) => {}
             Output::DeadLetter(letter) => panic!("{from:?}: {letter:?}"),
         }
     }
@@ -333,6 +349,12 @@ fn check_items(world: &World, expected: &Expected, faults: &mut Faults) {
     }
 }
 
+/// Whether intake passes a change of a playbook on.
+fn is_readable(record: &Incoming) -> bool {
+    let header = |name: &str| record.header(name);
+    read_change(record.key.as_deref(), record.value.as_deref(), header, record.timestamp).is_ok()
+}
+
 /// Each change of control reaches each source task once.
 fn check_control(world: &World, faults: &mut Faults) {
     for partition in 0..PARTITIONS {
@@ -349,8 +371,10 @@ fn check_control(world: &World, faults: &mut Faults) {
             (format!("{topic}|{key}"), record.offset)
         };
         let mut must = Vec::new();
-        for (topic, kind) in [("attack-status", "status"), ("exemptions", "exemption")] {
-            must.extend(world.cluster.records(topic).iter().map(|record| name(kind, record)));
+        for (topic, kind) in [("attack-status", "status"), ("exemptions", "exemption"), ("playbooks", "playbook")] {
+            let records = world.cluster.records(topic);
+            let told = records.iter().filter(|record| topic != "playbooks" || is_readable(record));
+            must.extend(told.map(|record| name(kind, record)));
         }
         // What was compacted away was told as well, so only what is still there must be there.
         let held: BTreeSet<&(String, i64)> = must.iter().collect();

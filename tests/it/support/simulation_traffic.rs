@@ -13,7 +13,9 @@ pub struct Planned {
     pub topic: &'static str,
     pub partition: Option<i32>,
     pub key: Option<String>,
-    pub value: Vec<u8>,
+    /// `None`: a tombstone.
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(&'static str, Vec<u8>)>,
 }
 
 const MINUTE: Millis = 60_000;
@@ -42,7 +44,8 @@ pub fn plan(dice: &mut Dice, start: Millis, partitions: i32) -> Vec<Planned> {
             topic: "login-events",
             partition: Some(partition),
             key: None,
-            value,
+            value: Some(value),
+            headers: Vec::new(),
         };
         let value = login_event_to_json(&event);
         if dice.one_in(12) {
@@ -64,9 +67,45 @@ pub fn plan(dice: &mut Dice, start: Millis, partitions: i32) -> Vec<Planned> {
         topic: "exemptions",
         partition: None,
         key: Some("shop|IP|203.0.113.1".to_owned()),
-        value: exemption.into_bytes(),
+        value: Some(exemption.into_bytes()),
+        headers: Vec::new(),
     });
+    // Of their own dice, so that the events of a seed stay what they are.
+    planned.extend(playbooks(&mut dice.clone(), start));
     planned.sort_by_key(|record| record.at);
+    planned
+}
+
+/// Changes of playbooks: of bounds and of windows, for good and for a while, taken back, and some that nobody takes.
+fn playbooks(dice: &mut Dice, start: Millis) -> Vec<Planned> {
+    const BASES: [(&str, &str, &str); 3] = [
+        ("ip-account-fanout", "address", "accounts_failed: {at_least: 6}"),
+        ("account-distributed-guessing", "account", "failures: {at_least: 5}, sources: {at_least: 4}"),
+        ("of-the-simulation", "address", "failures: {at_least: 7}"),
+    ];
+    let mut planned = Vec::new();
+    for _ in 0..dice.between(2, 9) {
+        let at = start + dice.between(0, 2 * BURST + PAUSE);
+        let (id, per, trigger) = *dice.pick(&BASES);
+        let lasting = (!dice.one_in(3)).then(|| dice.between(60_000, PAUSE));
+        let key = if lasting.is_some() { format!("{id}#override") } else { id.to_owned() };
+        let over = dice.pick(&["10m", "30m", "3m", "45m"]);
+        let then = if per == "account" { "STEP_UP" } else { "BLOCK" };
+        let text = format!(
+            "id: {id}\nversion: {}\nowner: us\ndescription: simulated\nmode: {}\nfinding: failure_rate\nper: {per}\n\
+             over: {over}\ntrigger: {{{trigger}}}\nthen: {{action: {then}, ladder: [2m, 15m]}}\n",
+            dice.between(1, 6),
+            dice.pick(&["live", "live", "shadow", "off"]),
+        );
+        let value = match dice.below(8) {
+            0 => None,
+            1 => Some(b"id: [".to_vec()),
+            _ => Some(text.into_bytes()),
+        };
+        let mut headers = vec![("actor", b"the dice".to_vec()), ("reason", b"a seed".to_vec())];
+        headers.extend(lasting.map(|ms| ("expires_at", (at + ms).to_string().into_bytes())));
+        planned.push(Planned { at, topic: "playbooks", partition: None, key: Some(key), value, headers });
+    }
     planned
 }
 

@@ -317,8 +317,8 @@ impl World {
                 topic: planned.topic.into(),
                 partition: planned.partition,
                 key: planned.key.clone().map(String::into_bytes),
-                value: Some(planned.value.clone()),
-                headers: Vec::new(),
+                value: planned.value.clone(),
+                headers: planned.headers.clone(),
             };
             let (part, offset) = self.cluster.publish(record).unwrap();
             self.with(|inner| inner.published.push((part, offset, planned)));
