@@ -37,7 +37,10 @@ pub const ODDS_MAX: u32 = 10_000;
 const CHALLENGE_ODDS: f64 = 9.0;
 const BLOCK_ODDS: f64 = 99.0;
 /// Whoever is kept out has failed on so many accounts: one typo, however strange, is a challenge's business.
-const BLOCK_ACCOUNTS: u8 = 2;
+const BLOCK_ACCOUNTS: f64 = 2.0;
+/// And on so many where good accounts are at home, times what they scale other bounds by: an edge that knows nothing but
+/// addresses refuses them as well.
+const BLOCK_ACCOUNTS_OF_MANY: f64 = 3.0;
 
 /// What is remembered of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -124,9 +127,13 @@ pub fn posterior(evidence: &Evidence, from: &Standpoint, action: Action, now: Mi
         ("good_accounts", good),
     ];
     let logit: f64 = parts.iter().map(|(_, part)| part).sum();
+    let accounts = match from.good_accounts {
+        0 => BLOCK_ACCOUNTS,
+        good => BLOCK_ACCOUNTS_OF_MANY * (1.0 + (1.0 + good as f64).log2()),
+    };
     let keeps_out = action.strength() >= Action::Block.strength();
     let threshold = if keeps_out { BLOCK_ODDS } else { CHALLENGE_ODDS }.ln();
-    if logit < threshold || (keeps_out && evidence.accounts < BLOCK_ACCOUNTS) {
+    if logit < threshold || (keeps_out && f64::from(evidence.accounts) < accounts) {
         return None;
     }
     let contributions: BTreeMap<String, f64> =
@@ -185,6 +192,9 @@ mod tests {
         let office = Standpoint { is_new: false, good_accounts: 12, ..NIGHT };
         let slips = [failed(false, 1), failed(false, 2), failed(false, 3)];
         assert!(blocks(&slips, NIGHT) && !blocks(&slips, office));
+        let one = Standpoint { is_new: false, good_accounts: 1, ..NIGHT };
+        let many: Vec<Deed> = (0..6).map(|n| failed(true, n)).collect();
+        assert!(!blocks(&many[..5], one) && blocks(&many, one), "as many as any other playbook would ask for");
         let home = [Deed::KnownSuccess, failed(false, 1), failed(false, 2), failed(false, 3)];
         assert!(!blocks(&home, NIGHT));
         // An own account used again and again is worth no more than once.
