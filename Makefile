@@ -25,7 +25,7 @@ TYPOS = $(call tool,typos,$(call version-of,typos))
 CARGO_DENY = $(call tool,cargo-deny,$(call version-of,cargo_deny))
 CARGO := cargo
 
-.PHONY: help setup setup-build build demo test chaos check fmt lint deny advisories typos rooms simulation bench tools clean-help
+.PHONY: help setup setup-build build demo test chaos check fmt lint deny advisories typos rooms simulation bench score tools clean-help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 14
@@ -53,6 +53,10 @@ chaos: setup ## CHAOS_FAULTS faults (1000) on a real Kafka, and a comparison wit
 	@mkdir -p '$(CHAOS_LOGS)'
 	@log="$(CHAOS_LOGS)/$$(date -u +%Y%m%dT%H%M%SZ).log"; echo "log: $$log"; \
 	  $(CARGO) test --release --locked --test it -- chaos::as_many_faults --ignored --nocapture 2>&1 | tee "$$log"
+
+score: setup-build ## every simulated attack and trouble, SEEDS seeds (3), beside other people's rules; some minutes
+	$(CARGO) run --release --locked -- --log warn score --seeds $(or $(SEEDS),3) \
+	  --against fail2ban=benches/rules-of-others/fail2ban --against crowdsec=benches/rules-of-others/crowdsec
 
 check: fmt lint deny typos rooms ## format, lints, licences and sources, spelling, direction of rooms
 

@@ -34,8 +34,8 @@ use crate::{Result, print};
 const WARM_UP: Duration = Duration::from_secs(10);
 /// How long answers are waited for at the end.
 const COOL_DOWN: Duration = Duration::from_secs(5);
-/// Failures that make a tenant nobody has met an attack: see `detect::surge`.
-const SURGE: u64 = 120;
+/// Failures that make a tenant nobody has met an attack: see `detect::campaign`.
+const SURGE: u64 = 100;
 
 /// Publish at a pace, and measure how long verdicts, blocks and attack statuses take
 #[derive(Debug, Args)]

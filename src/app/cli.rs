@@ -13,13 +13,16 @@ use super::playbooks::PlaybooksArgs;
 use super::produce::ProduceArgs;
 use super::replay::ReplayArgs;
 use super::run::{RunArgs, stop_on_signals};
+use super::score::ScoreArgs;
 use super::settings::{Overrides, Places, Settings};
 use super::simulate::SimulateArgs;
 use super::sink::{SinkArgs, SinkContext, Watched};
 use super::state::{StateArgs, StateCommand, StateContext};
 use super::telemetry::{self, LogFormat};
 use super::topics::TopicsArgs;
-use super::{Connection, Ending, demo, playbooks, produce, replay, run, simulate, sink, state, topics, topology};
+use super::{
+    Connection, Ending, demo, playbooks, produce, replay, run, score, simulate, sink, state, topics, topology,
+};
 use crate::console::Shown;
 use crate::log::Clock as _;
 
@@ -58,6 +61,7 @@ pub enum Command {
     Simulate(SimulateArgs),
     Demo(DemoArgs),
     Playbooks(PlaybooksArgs),
+    Score(ScoreArgs),
     /// Show the stages, topics and playbooks that a run would use, checked against each other
     #[command(after_help = "Example:\n  portcullis topology --topology ./topology")]
     Topology,
@@ -96,6 +100,7 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
             run::run(args, load(over)?, stop_on_signals()?)?;
             Ok(Ending::Well)
         }
+        Command::Score(args) => score::run(args, &plain()?, &mut out),
         Command::Topics(args) => topics::run(args, &connection(&plain()?)?, &mut out),
         Command::Playbooks(args) => {
             let settings = plain()?;

@@ -13,6 +13,7 @@ pub mod produce;
 mod progress;
 pub mod replay;
 pub mod run;
+pub mod score;
 pub mod settings;
 pub mod simulate;
 pub mod sink;

@@ -241,8 +241,15 @@ pub fn play(playbook: &Playbook, fixture: &Fixture) -> Result<Played> {
     });
     let mut pipeline = Pipeline::new(env);
     if let Some(state) = fixture.state.filter(|state| *state != AttackState::Calm) {
-        let status =
-            StatusChange { state, challenge: ChallengePolicy::Nobody, expires_at: Millis::MAX, incident_id: None };
+        let status = StatusChange {
+            state,
+            challenge: ChallengePolicy::Nobody,
+            since: START,
+            expires_at: Millis::MAX,
+            // As many bad attempts as good ones.
+            odds_permille: 1_000,
+            incident_id: None,
+        };
         drop(pipeline.control(START, |version| ControlChange::Status {
             version,
             tenant: "shop".into(),

@@ -1,7 +1,5 @@
 //! One finding under one playbook: a verdict when it opens an episode, a longer block when the episode goes on.
 
-use std::collections::BTreeMap;
-
 use sha2::{Digest, Sha256};
 
 use super::{Change, Claim, Standing};
@@ -167,7 +165,7 @@ fn verdict(
         window_end: found.window_end,
         measures: found.measures.clone(),
         explanation: found.explanation.clone(),
-        contributions: BTreeMap::new(),
+        contributions: found.contributions.clone(),
         related: Vec::new(),
         // What rests on sums cites no event.
         evidence: if case.event_id.is_empty() { Vec::new() } else { vec![case.event_id.to_owned()] },

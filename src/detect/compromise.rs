@@ -58,5 +58,6 @@ pub fn stranger_success(facts: &SuccessFacts<'_>) -> Option<Found> {
         ),
         window_start: facts.at,
         window_end: facts.known_at.max(facts.at),
+        contributions: BTreeMap::new(),
     })
 }

@@ -46,6 +46,7 @@ pub fn proxy(carried: &Carried, who: &str) -> Option<Found> {
         ),
         window_start,
         window_end,
+        contributions: BTreeMap::new(),
     })
 }
 

@@ -108,6 +108,7 @@ fn explain(playbook: &Playbook, measures: &Measures<'_>, state: AttackState, sca
         ),
         window_start,
         window_end,
+        contributions: BTreeMap::new(),
     }
 }
 

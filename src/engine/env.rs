@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::detect::SurgeBounds;
+use crate::detect::CampaignBounds;
 use crate::event::{Attempt, Entity, Millis, Source};
 use crate::topology::{Exemptions, Plan, Playbook, Set};
 use crate::window::{HashKey, Hashed, Timing};
@@ -31,9 +31,11 @@ pub struct Limits {
     pub tenants_max: usize,
     /// Neither failures nor stopped attempts stand out for this long: CALM.
     pub calm_after_ms: Millis,
+    /// Where nothing is reported as stopped, a state steps down by one level after this long.
+    pub step_down_ms: Millis,
     /// A status holds this long unless refreshed, so that a silent detector fails open.
     pub status_ttl_ms: Millis,
-    pub surge: SurgeBounds,
+    pub campaign: CampaignBounds,
 }
 
 impl Default for Limits {
@@ -52,8 +54,9 @@ impl Default for Limits {
             warms_up: false,
             tenants_max: 1_000,
             calm_after_ms: 20 * MINUTE,
+            step_down_ms: 15 * MINUTE,
             status_ttl_ms: 5 * MINUTE,
-            surge: SurgeBounds::default(),
+            campaign: CampaignBounds::default(),
         }
     }
 }

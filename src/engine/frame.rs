@@ -66,7 +66,10 @@ pub struct Partial {
     /// Stream time of its first attempt; all of it lies within one second.
     pub at: Millis,
     pub attempts: u32,
+    /// Failures of pairs that are not known; a repeated wrong password counts once.
     pub failures: u32,
+    /// Failures of known pairs.
+    pub known_failures: u32,
     /// Failures on names that belong to nobody.
     pub unknown: u32,
     pub stopped: u32,
@@ -78,6 +81,8 @@ pub struct Partial {
     pub unknown_accounts: Vec<Hashed>,
     /// Entities newly restricted, with the playbook.
     pub blocked: Vec<(Entity, Box<str>)>,
+    /// When the last of these ends, unless it is prolonged; 0 when there is none.
+    pub blocked_until: Millis,
     pub compromised: Vec<Fallen>,
     /// What many sources share, where a playbook watches it.
     pub traits: Vec<TraitSum>,
@@ -164,7 +169,7 @@ fn remember(list: &mut Vec<Hashed>, value: Hashed) {
     }
 }
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// Largest frame that is written; the loop starts another one beyond it.
 pub const FRAME_BYTES_MAX: usize = 256 << 10;
 

@@ -26,22 +26,24 @@ const PLAYBOOKS_MAX: usize = 64;
 
 pub(super) fn open(env: &Env, tenant: &str, row: &mut SiteRow, now: Millis) {
     let last = row.minute.slice_of(now);
-    let [attempts, failures, unknown, stopped, _] = row.minute.sums(last);
+    let [attempts, failures, unknown, stopped, _, _] = row.minute.sums(last);
+    let epoch = row.campaign.epoch();
     let recent = std::mem::take(&mut row.recent);
-    let surges = env.plan.surge.iter().map(|playbook| playbook.id.as_str().into());
+    let campaigns = env.plan.campaign.iter().map(|playbook| playbook.id.as_str().into());
     row.incident = Some(Box::new(OpenIncident {
         id: verdict_id(&Entity::tenant(tenant), "incident", "", now).into(),
-        started_at: row.minute.begins(last).unwrap_or(now),
+        started_at: row.campaign.since().or_else(|| row.minute.begins(last)).unwrap_or(now),
         published_at: Millis::MIN,
-        attempts: attempts.saturating_add(stopped),
-        failures,
-        unknown,
+        // An epoch may be longer than the minute that is remembered of everything else.
+        attempts: attempts.max(epoch.attempts).saturating_add(stopped),
+        failures: failures.max(epoch.strangers),
+        unknown: unknown.max(epoch.unknown),
         stopped,
         sources: Ever::of_window(&recent.sources, last),
         accounts: Ever::of_window(&recent.accounts, last),
         unknown_accounts: Ever::of_window(&recent.unknown_accounts, last),
         blocked: Ever::of_window(&recent.blocked, now.div_euclid(RECENT_SLICE_MS)),
-        playbooks: surges.chain(recent.playbooks.into_keys()).collect::<BTreeSet<Box<str>>>(),
+        playbooks: campaigns.chain(recent.playbooks.into_keys()).collect::<BTreeSet<Box<str>>>(),
         compromised_count: recent.compromised.len() as u64,
         compromised: recent.compromised,
         changed: true,
@@ -128,7 +130,7 @@ fn record(tenant: &str, incident: &OpenIncident, ended_at: Option<Millis>, now: 
         started_at: incident.started_at,
         updated_at: now,
         ended_at,
-        summary: summary(incident),
+        summary: summary(incident, ended_at.is_some()),
         attempts: whole(incident.attempts),
         failures: whole(incident.failures),
         stopped_at_edge: whole(incident.stopped),
@@ -159,10 +161,15 @@ fn compromise(fallen: &Fallen) -> Compromise {
     }
 }
 
-fn summary(incident: &OpenIncident) -> String {
+fn summary(incident: &OpenIncident, is_over: bool) -> String {
+    let unseen = if is_over && incident.stopped == 0 {
+        " No edge reported that it stopped anything, so attempts that it stopped are not among these."
+    } else {
+        ""
+    };
     format!(
         "Credential stuffing from {} sources: {} attempts, {} failed on {} accounts ({} of them nobody's), {} stopped \
-         at the edge; {} entities blocked, {} accounts entered.",
+         at the edge; {} entities blocked, {} accounts entered.{unseen}",
         incident.sources.count(),
         incident.attempts,
         incident.failures,

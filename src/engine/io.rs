@@ -7,6 +7,7 @@ use super::frame::{Item, Mark, Note, Partial, Sourced};
 use super::intake::Raw;
 use super::key::Key;
 use crate::decide::Change;
+use crate::detect::ODDS_MAX;
 use crate::event::{
     AttackState, AttackStatus, Attempt, BlocklistEntry, ChallengePolicy, Entity, Exemption, Incident, Millis, Mode,
     Reject, Verdict,
@@ -108,7 +109,10 @@ impl ControlChange {
 pub struct StatusChange {
     pub state: AttackState,
     pub challenge: ChallengePolicy,
+    pub since: Millis,
     pub expires_at: Millis,
+    /// Bad attempts to a good one, in thousandths: what is thought of a source before anything is seen of it.
+    pub odds_permille: u32,
     pub incident_id: Option<Box<str>>,
 }
 
@@ -117,7 +121,9 @@ impl From<&AttackStatus> for StatusChange {
         StatusChange {
             state: status.state,
             challenge: status.challenge,
+            since: status.since,
             expires_at: status.expires_at,
+            odds_permille: (status.bad_to_good * 1_000.0).clamp(0.0, f64::from(ODDS_MAX)) as u32,
             incident_id: status.incident_id.as_deref().map(Into::into),
         }
     }

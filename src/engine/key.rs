@@ -49,11 +49,13 @@ pub enum Kind {
     Cap = 27,
     /// Sums of what many sources share.
     Trait = 28,
+    /// What is usual at a tenant, in an hour of the week or in all of them.
+    Usual = 29,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 19] = [
         Kind::Clock,
         Kind::Control,
         Kind::Seen,
@@ -72,6 +74,7 @@ impl Kind {
         Kind::PairWindows,
         Kind::Cap,
         Kind::Trait,
+        Kind::Usual,
     ];
 
     /// Name for people: `clock`, `pair`.
@@ -263,6 +266,12 @@ impl Key {
     #[must_use]
     pub fn familiar(tenant: &str, account: Hashed) -> Self {
         Key::of(Kind::Familiar, tenant, &account.to_be_bytes())
+    }
+
+    /// What is usual in an hour of the week; `None`: in all of them.
+    #[must_use]
+    pub fn usual(tenant: &str, hour: Option<u8>) -> Self {
+        Key::of(Kind::Usual, tenant, &[hour.unwrap_or(u8::MAX)])
     }
 
     #[must_use]

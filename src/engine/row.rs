@@ -8,6 +8,7 @@ use super::frame::{Fallen, Partial};
 use super::io::ControlChange;
 use super::key::{Key, Kind};
 use crate::decide::Standing;
+use crate::detect::{Campaign, Evidence, Moments, Reference};
 use crate::event::{AttackState, Entity, Millis, Source};
 use crate::window::{Distinct, Ever, Hashed, Repeats, SeenPack, Slices, StreamClock, Tally};
 
@@ -29,6 +30,7 @@ pub enum Row {
     Site(Box<SiteRow>),
     Traffic(TrafficRow),
     Cap(CapRow),
+    Usual(Box<Moments>),
 }
 
 /// What a task knows of its input besides entities.
@@ -71,6 +73,8 @@ pub struct SourceRow {
     pub good: GoodRow,
     /// When it was first heard of, since it was last forgotten; 0: not yet.
     pub first_seen: Millis,
+    /// What it did lately that speaks for an attacker or against one.
+    pub evidence: Evidence,
     /// From when all but `good` counts as forgotten.
     pub forgotten_at: Millis,
 }
@@ -148,13 +152,19 @@ pub struct FamiliarRow {
     pub before: Option<Millis>,
 }
 
-/// A tenant's last minute, its usual, its status and its open incident.
+/// A tenant's last minute, its charts, its status and its open incident.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SiteRow {
-    /// Attempts, failures, failures on nobody's names, stopped, refused sources; in slices of three seconds.
-    pub minute: Slices<5>,
-    /// Learnt failures and attempts a minute, and from how many minutes.
-    pub usual_failures: f64,
+    /// Attempts, failures of strangers, of those on nobody's names, stopped, refused sources, failures of known pairs; in
+    /// slices of three seconds.
+    pub minute: Slices<6>,
+    pub campaign: Campaign,
+    /// What the charts hold attempts against.
+    pub reference: Reference,
+    /// Blocks that are not learnt until it is certain that they are usual.
+    pub held: Moments,
+    /// Learnt successes and attempts a minute, and from how many minutes.
+    pub usual_successes: f64,
     pub usual_attempts: f64,
     pub minutes_learnt: u32,
     /// The last minute that was learnt from or passed over.
@@ -163,6 +173,14 @@ pub struct SiteRow {
     pub since: Millis,
     /// Since when nothing stands out.
     pub quiet_since: Millis,
+    /// When the state last stepped down by one level.
+    pub stepped_at: Millis,
+    /// It stepped down, and the challenge is kept on.
+    pub keeps_challenge: bool,
+    /// Something was reported as stopped since the tenant was last calm: its edge can tell.
+    pub saw_stopped: bool,
+    /// When the last block that was heard of ends, unless it is prolonged.
+    pub blocked_until: Millis,
     pub published_at: Millis,
     /// Whether a look at it is due.
     pub is_watched: bool,
@@ -210,7 +228,7 @@ pub struct OpenIncident {
 const _: () = assert!(size_of::<Row>() <= 56);
 
 /// Version of the row format; a state of another version is refused at start.
-pub(super) const ROW_VERSION: u8 = 4;
+pub(super) const ROW_VERSION: u8 = 6;
 
 /// A stored row does not read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -235,7 +253,7 @@ impl Row {
     of_kind! {
         source: Source -> Box<SourceRow>, network: Network -> Box<NetworkRow>,
         standing: Standing -> Box<StandingRow>, account: Account -> Box<AccountRow>, familiar: Familiar -> FamiliarRow,
-        traffic: Traffic -> TrafficRow, cap: Cap -> CapRow,
+        traffic: Traffic -> TrafficRow, cap: Cap -> CapRow, usual: Usual -> Box<Moments>,
         site: Site -> Box<SiteRow>,
     }
 
@@ -260,6 +278,7 @@ impl Row {
             Row::Familiar(row) => postcard::to_extend(row, bytes),
             Row::Traffic(row) => postcard::to_extend(row, bytes),
             Row::Cap(row) => postcard::to_extend(row, bytes),
+            Row::Usual(row) => postcard::to_extend(row, bytes),
             Row::Site(row) => postcard::to_extend(row, bytes),
         };
         // Writing into memory fails only for types that postcard cannot express; none of the rows holds one.
@@ -323,6 +342,7 @@ impl Row {
             k if k == Kind::PairWindows as u8 => read(body, Row::Account),
             k if k == Kind::Trait as u8 => read(body, Row::Account),
             k if k == Kind::Cap as u8 => read(body, Row::Cap),
+            k if k == Kind::Usual as u8 => read(body, Row::Usual),
             k if k == Kind::Site as u8 => read(body, Row::Site),
             _ => return Err(broken("no row of this kind is known")),
         };

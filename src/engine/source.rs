@@ -17,7 +17,10 @@ use super::task::Task;
 use super::traits::trait_of;
 use super::windows::{Counts, hear, kept_ms, tally};
 use crate::decide::Claim;
-use crate::detect::{CARRIED_MIN, CARRIED_OVER_MS, Carried, Found, Measures, SourceFacts, look, proxy};
+use crate::detect::{
+    CARRIED_MIN, CARRIED_OVER_MS, Carried, Deed, Found, Measures, SourceFacts, Standpoint, look,
+    posterior as posterior_of, proxy,
+};
 use crate::event::{Activity, AttackState, Attempt, Entity, Millis, Outcome};
 use crate::topology::{Stage, Watched};
 use crate::window::{Hashed, Sighting, Slices, Timeliness, memory_ms};
@@ -189,6 +192,7 @@ impl Scene {
             if says_nothing { Counts { strangers: None, ..counts } } else { counts }
         };
         self.heard = [counts(&plan.address), counts(&plan.network), counts(&plan.pair)];
+        self.weigh(now, env, says_nothing);
         let [of_source, of_network, of_pair] = self.heard;
         if self.a.is_success() && !says_nothing {
             let at = self.a.occurred_at;
@@ -214,6 +218,22 @@ impl Scene {
         if self.a.is_success() && self.account.is_some() && strange {
             self.source_heard = true;
             self.source.change().enter(&self.a, env.plan.entry_memory_ms);
+        }
+    }
+
+    /// Remembers what speaks for or against the source.
+    fn weigh(&mut self, now: Millis, env: &Env, says_nothing: bool) {
+        let deed = if self.counts {
+            Deed::Failed { is_unknown: self.a.is_unknown_account(), account: self.account }
+        } else if self.a.is_success() && self.known_pair.is_some() && !says_nothing {
+            Deed::KnownSuccess
+        } else {
+            return;
+        };
+        if !env.plan.posterior.is_empty() {
+            let row = self.source_windows();
+            row.evidence.take(deed, now);
+            row.first_seen = if row.first_seen == 0 { now } else { row.first_seen };
         }
     }
 
@@ -255,7 +275,9 @@ impl Scene {
         let now = task.now();
         let [heard, ..] = self.heard;
         let mut asked = heard.asks(&env.plan.address, &self.a).peekable();
-        if asked.peek().is_none() && (env.plan.proxy.is_empty() || !self.counts) {
+        let posterior = Some(&env.plan.posterior).filter(|_| self.counts && self.case.state != AttackState::Calm);
+        let posterior = posterior.into_iter().flatten();
+        if asked.peek().is_none() && (!self.counts || (env.plan.proxy.is_empty() && env.plan.posterior.is_empty())) {
             return false;
         }
         let who = Entity::source(&self.a.tenant, self.a.source);
@@ -278,6 +300,17 @@ impl Scene {
             let look = || look(&watch.playbook, &measures, self.case.state, &who.value);
             let asked = Asked::watching(task, env, watch, env.limits.source_partitions);
             self.source_dock.ask(task, asked, &who, &cause, fx, look);
+        }
+        for playbook in posterior {
+            let Some(status) = task.status_of(&self.a.tenant) else { break };
+            let row = &self.source.row;
+            let from = Standpoint {
+                odds_permille: status.odds_permille,
+                is_new: row.first_seen >= status.since && row.good.accounts.is_empty(),
+                good_accounts,
+            };
+            let look = || posterior_of(&row.evidence, &from, playbook.then.action, now, &who.value);
+            self.source_dock.ask(task, Asked::plainly(playbook), &who, &cause, fx, look);
         }
         let newly = self.source_dock.blocked_by(now).filter(|_| !was_blocked);
         self.blocked.extend(newly.map(|claim| (who, claim.playbook.clone())));
@@ -456,7 +489,10 @@ impl Scene {
         let source = env.source(self.a.source);
         let blocked = std::mem::take(&mut self.blocked);
         let kept_out = self.blocked_by(task.now()).is_some();
-        let (a, account, counts) = (&self.a, self.account, self.counts);
+        let ends =
+            [&self.source_dock, &self.network_dock].map(|dock| dock.blocked_by(task.now()).map(|claim| claim.until));
+        let blocked_until = ends.into_iter().flatten().max().filter(|_| !blocked.is_empty()).unwrap_or_default();
+        let (a, account, counts, is_known) = (&self.a, self.account, self.counts, self.known_pair.is_some());
         task.add_partial(env, &a.tenant, fx, |partial| {
             match a.outcome {
                 Outcome::Success => partial.attempts += 1,
@@ -471,6 +507,7 @@ impl Scene {
             if counts || a.is_stopped() {
                 partial.note_target(source, account, counts && a.is_unknown_account());
             }
+            partial.known_failures += u32::from(a.is_failure() && is_known);
             if counts || a.is_success() {
                 for (per, _) in &env.plan.traits {
                     if let Some(value) = trait_of(*per, a) {
@@ -482,6 +519,7 @@ impl Scene {
                 partial.failures += 1;
                 partial.unknown += u32::from(a.is_unknown_account());
             }
+            partial.blocked_until = partial.blocked_until.max(blocked_until);
             partial.blocked.extend(blocked);
         });
     }

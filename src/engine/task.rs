@@ -104,6 +104,7 @@ impl Task {
                 | Row::Familiar(_)
                 | Row::Traffic(_)
                 | Row::Cap(_)
+                | Row::Usual(_)
                 | Row::Site(_) => {}
             }
         }
@@ -165,7 +166,7 @@ impl Task {
             Input::Device(sourced) => device::reads(env, &sourced.attempt, keys),
             Input::Note(note) => account::reads(env, &note.tenant, &note.account, keys),
             Input::Partial(partial) => {
-                keys.push(Key::site(&partial.tenant));
+                site::reads(partial, keys);
                 traits::reads(env, partial, keys);
             }
             Input::Due(_, what) => keys.push(what.clone()),
@@ -362,12 +363,16 @@ impl Task {
         Ok(())
     }
 
-    /// A tenant's state as the marks told it; CALM once it has expired, so that a silent detector fails open.
+    /// A tenant's status as the marks told it; `None` when there is none or it has expired, so that a silent detector fails
+    /// open.
+    pub(super) fn status_of(&self, tenant: &str) -> Option<&StatusChange> {
+        self.statuses.get(tenant).filter(|status| status.expires_at > self.now())
+    }
+
+    /// A tenant's state as the marks told it; CALM once it has expired.
     pub(super) fn state_of(&self, tenant: &str) -> (AttackState, Option<&str>) {
-        match self.statuses.get(tenant) {
-            Some(status) if status.expires_at > self.now() => (status.state, status.incident_id.as_deref()),
-            Some(_) | None => (AttackState::Calm, None),
-        }
+        let status = self.status_of(tenant);
+        status.map_or((AttackState::Calm, None), |status| (status.state, status.incident_id.as_deref()))
     }
 
     /// Whether somebody asked that this source never be restricted.

@@ -141,7 +141,8 @@ pub struct Plan {
     /// What the site stage watches, in the order of [`Per::TRAITS`].
     pub traits: Vec<(Per, Watched)>,
     pub compromise: Vec<Playbook>,
-    pub surge: Vec<Playbook>,
+    pub campaign: Vec<Playbook>,
+    pub posterior: Vec<Playbook>,
     pub proxy: Vec<Playbook>,
     /// How far back the compromise playbooks look when a source is identified, in milliseconds.
     pub entry_memory_ms: Millis,
@@ -180,7 +181,8 @@ impl Plan {
         for playbook in sorted {
             match (playbook.detector, playbook.per) {
                 (Detector::Compromise, _) => plan.compromise.push(playbook.clone()),
-                (Detector::FailureSurge, _) => plan.surge.push(playbook.clone()),
+                (Detector::Campaign, _) => plan.campaign.push(playbook.clone()),
+                (Detector::Posterior, _) => plan.posterior.push(playbook.clone()),
                 (Detector::Proxy, _) => plan.proxy.push(playbook.clone()),
                 (Detector::Threshold, Per::Address) => plan.address.add(playbook),
                 (Detector::Threshold, Per::Network) => plan.network.add(playbook),

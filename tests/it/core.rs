@@ -9,7 +9,9 @@ use portcullis::event::{Activity, AttackState, ChallengePolicy, FailureReason, L
 use portcullis::topology::{Exemptions, Plan, Playbook, Stage};
 use proptest::prelude::*;
 
-use crate::support::core::{AfterCommit, Core, Record, START, Stored, default_env, default_playbooks, env, failure};
+use crate::support::core::{
+    AfterCommit, Core, Record, START, Stored, default_env, default_playbooks, env, failure, few_make_a_campaign,
+};
 
 /// Something that a publisher, or whoever writes to its topic, might send.
 #[derive(Debug, Clone)]
@@ -123,11 +125,7 @@ fn tight_env() -> Arc<Env> {
     env.plan = Plan::compile(&all).unwrap();
     env.playbooks = all.into();
     // A site that is attacked by a handful of attempts.
-    env.limits.surge.usual_floor = 0.5;
-    for bound in [&mut env.limits.surge.elevated, &mut env.limits.surge.attack] {
-        bound.failures /= 20.0;
-        bound.times_usual /= 5.0;
-    }
+    env.limits.campaign = few_make_a_campaign();
     Arc::new(env)
 }
 
@@ -318,7 +316,9 @@ fn control_holds_by_its_version_and_a_status_ends_by_itself() {
         let change = StatusChange {
             state,
             challenge: ChallengePolicy::Nobody,
+            since: START,
             expires_at: START + minutes * 60_000,
+            odds_permille: 0,
             incident_id: Some("incident".into()),
         };
         move |version| ControlChange::Status { version, tenant: "shop".into(), status: Some(change.clone()) }

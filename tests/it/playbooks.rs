@@ -81,10 +81,7 @@ fn what_contradicts_itself_is_told_with_its_field() {
         (&[("  failures:\n    at_least: 20", "  failure_share:\n    at_least: 1.5")], "a share is at most 1"),
         (&[("  failures:", "  addresses_blocked:")], "trigger.addresses_blocked: not measured per address"),
         (&[("per: address", "per: tenant")], "per: Tenant does not go with detector Threshold"),
-        (
-            &[("per: address", "per: account\ndetector: failure_surge")],
-            "per: Account does not go with detector FailureSurge",
-        ),
+        (&[("per: address", "per: account\ndetector: campaign")], "per: Account does not go with detector Campaign"),
         (&[("per: address", "per: address\ndetector: compromise")], "trigger: this detector has bounds of its own"),
         (&[("  ladder: [15m, 1h]\n", "")], "then.ladder: how long?"),
         (&[("[15m, 1h]", "[1h, 15m]")], "then.ladder: a later step is shorter"),

@@ -241,12 +241,18 @@ fn shown(emitted: &[Emission], counts: &Counts) -> String {
     let (mut state, mut is_open, mut refreshed) = (AttackState::Calm, false, 0);
     for Emission { at, output } in emitted {
         let line = match output {
-            Output::Verdict(v) => json!({
-                "verdict": format!("{}|{}|{}", v.tenant, v.scope, v.value), "playbook": v.playbook, "mode": v.mode,
-                "action": v.action, "until": v.until.map(since_start), "measures": v.measures,
-                "explanation": v.explanation, "evidence": v.evidence, "id": &v.verdict_id[..8],
-                "incident": v.incident_id.is_some(),
-            }),
+            Output::Verdict(v) => {
+                let mut line = json!({
+                    "verdict": format!("{}|{}|{}", v.tenant, v.scope, v.value), "playbook": v.playbook, "mode": v.mode,
+                    "action": v.action, "until": v.until.map(since_start), "measures": v.measures,
+                    "explanation": v.explanation, "evidence": v.evidence, "id": &v.verdict_id[..8],
+                    "incident": v.incident_id.is_some(),
+                });
+                if !v.contributions.is_empty() {
+                    line["contributions"] = json!(v.contributions);
+                }
+                line
+            }
             Output::Block(change) => match &change.change {
                 Change::Put { shown, generation } => json!({
                     "block": change.entity.key(), "action": shown.action, "since": since_start(shown.since),

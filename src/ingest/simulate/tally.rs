@@ -95,6 +95,7 @@ pub struct Tally {
     pub history: u64,
     /// Attempts of the attack up to the moment at which a status said ATTACK.
     pub found_after: Option<u64>,
+    pub first_attack_at: Option<Millis>,
     pub found_at: Option<Millis>,
     /// When a status said CALM again.
     pub calm_at: Option<Millis>,
@@ -130,6 +131,7 @@ impl Tally {
     pub(super) fn attack(&mut self, event: &LoginEvent, handled: Handled, source_blocked: bool) {
         let at = event.occurred_at;
         self.attack.add(handled);
+        self.first_attack_at.get_or_insert(at);
         if self.found_at.is_some() {
             self.attack_after_found.add(handled);
         } else if self.early.len() < EARLY_MAX {

@@ -117,16 +117,17 @@ fn check_trigger(p: &Playbook) -> Vec<String> {
         (Detector::Threshold, true) => {
             found.push("trigger: a threshold playbook without a bound matches everybody".to_owned())
         }
-        (Detector::Compromise | Detector::FailureSurge | Detector::Proxy, false) => {
+        (Detector::Compromise | Detector::Campaign | Detector::Posterior | Detector::Proxy, false) => {
             found.push("trigger: this detector has bounds of its own; remove `trigger`".to_owned());
         }
-        (Detector::Threshold, false) | (Detector::Compromise | Detector::FailureSurge | Detector::Proxy, true) => {}
+        (Detector::Threshold, false)
+        | (Detector::Compromise | Detector::Campaign | Detector::Posterior | Detector::Proxy, true) => {}
     }
     let fits = match p.detector {
         Detector::Threshold => p.per != Per::Tenant,
         Detector::Compromise => p.per == Per::Account,
-        Detector::FailureSurge => p.per == Per::Tenant,
-        Detector::Proxy => p.per == Per::Address,
+        Detector::Campaign => p.per == Per::Tenant,
+        Detector::Proxy | Detector::Posterior => p.per == Per::Address,
     };
     if !fits {
         found.push(format!("per: {:?} does not go with detector {:?}", p.per, p.detector));

@@ -141,8 +141,10 @@ pub enum Detector {
     Threshold,
     /// A success by a stranger from a source that is blocked, then or later.
     Compromise,
-    /// Failures over the whole site far above the usual.
-    FailureSurge,
+    /// Failures over the whole site that are no longer chance.
+    Campaign,
+    /// How likely a source takes part in an attack that is on, from what it did and what the site tells.
+    Posterior,
     /// An address that carries over a fifth of a tenant's successes. Unless the playbook is off, it is
     /// never blocked.
     Proxy,
@@ -154,7 +156,8 @@ impl Detector {
         match self {
             Detector::Threshold => "threshold",
             Detector::Compromise => "compromise",
-            Detector::FailureSurge => "failure_surge",
+            Detector::Campaign => "campaign",
+            Detector::Posterior => "posterior",
             Detector::Proxy => "proxy",
         }
     }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, LazyLock};
 
+use portcullis::detect::CampaignBounds;
 use portcullis::engine::{
     ControlChange, Counts, Effects, Emission, Env, Input, Item, Key, Limits, Output, Pipeline, Raw, Row, SINGLETONS,
     Task,
@@ -324,5 +325,18 @@ impl Core for Stored {
 
     fn counts(&self) -> Counts {
         self.counts.clone()
+    }
+}
+
+/// Bounds by which a handful of attempts is a campaign.
+pub fn few_make_a_campaign() -> CampaignBounds {
+    CampaignBounds {
+        block: 10,
+        attempts_per_false_alarm: 60.0,
+        learnt_after: 60.0,
+        settled_after: 120.0,
+        sources: 3,
+        logins: 12,
+        ..CampaignBounds::default()
     }
 }

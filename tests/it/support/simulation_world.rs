@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use portcullis::detect::{SurgeBound, SurgeBounds};
 use portcullis::engine::{Counter, Counts, Env, Key, Limits};
 use portcullis::event::Millis;
 use portcullis::event::wire::{Encoder, Format, SchemaIds};
@@ -17,7 +16,7 @@ use portcullis::log::{
 };
 use portcullis::topology::{Exemptions, Stage, Topics};
 
-use super::core::{default_playbooks, env};
+use super::core::{default_playbooks, env, few_make_a_campaign};
 use super::simulation_dice::Dice;
 use super::simulation_log::{Fate, Meddled, Undefended};
 use super::simulation_traffic::{Planned, plan};
@@ -166,9 +165,7 @@ pub struct Rest {
 
 /// The shipped playbooks, and a site that is on its guard sooner.
 fn env_of_the_simulation() -> Env {
-    let bound = |failures| SurgeBound { failures, times_usual: 1.0, share: 0.4, share_above_usual: 0.0 };
-    let surge = SurgeBounds { elevated: bound(12.0), attack: bound(24.0), usual_floor: 3.0, ..SurgeBounds::default() };
-    let limits = Limits { surge, ..Limits::default() };
+    let limits = Limits { campaign: few_make_a_campaign(), ..Limits::default() };
     Env { limits, ..env(&default_playbooks(), Exemptions::default()) }
 }
 

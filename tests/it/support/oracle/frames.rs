@@ -115,6 +115,7 @@ pub struct Partial {
     pub at: Millis,
     pub attempts: u32,
     pub failures: u32,
+    pub known_failures: u32,
     pub unknown: u32,
     pub stopped: u32,
     pub refused: u32,
@@ -122,6 +123,7 @@ pub struct Partial {
     pub accounts: Vec<u64>,
     pub unknown_accounts: Vec<u64>,
     pub blocked: Vec<((String, u32, String), String)>,
+    pub blocked_until: Millis,
     pub compromised: Vec<Fallen>,
 }
 
@@ -151,7 +153,9 @@ pub enum Change {
 pub struct Status {
     pub state: State,
     pub challenge: u32,
+    pub since: Millis,
     pub expires_at: Millis,
+    pub odds_permille: u32,
     pub incident_id: Option<String>,
 }
 
