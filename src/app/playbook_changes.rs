@@ -314,9 +314,9 @@ pub fn set(
     if text.len() > PLAYBOOK_BYTES_MAX {
         return Err(refused(format!("{} bytes; a playbook has at most {PLAYBOOK_BYTES_MAX}", text.len())).into());
     }
-    let mut on_topic = OnTopic::read(settings, connection)?;
     let parse = |text: &str| Playbook::parse(text).map_err(|what| refused(topology::playbook_words(&what)));
     let mut playbook = parse(&text)?;
+    let mut on_topic = OnTopic::read(settings, connection)?;
     if let Some(mode) = args.mode.filter(|mode| mode.mode() != playbook.mode) {
         let wanted = Playbook { mode: mode.mode(), ..playbook };
         text = with_line(&text, "mode", mode.as_str());
