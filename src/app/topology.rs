@@ -22,6 +22,7 @@ const PLAYBOOKS: &[(&str, &str)] = &[
     ("network-rollup.yaml", include_str!("../../topology/playbooks/network-rollup.yaml")),
     ("proxy-address.yaml", include_str!("../../topology/playbooks/proxy-address.yaml")),
     ("site-campaign.yaml", include_str!("../../topology/playbooks/site-campaign.yaml")),
+    ("source-posterior.yaml", include_str!("../../topology/playbooks/source-posterior.yaml")),
 ];
 
 /// The topics of an installation.

@@ -36,11 +36,10 @@ pub const ODDS_MAX: u32 = 10_000;
 /// Odds at which somebody is challenged, and at which he is kept out: nominally one in a hundred is wrong.
 const CHALLENGE_ODDS: f64 = 9.0;
 const BLOCK_ODDS: f64 = 99.0;
-/// Whoever is kept out has failed on so many accounts: one typo, however strange, is a challenge's business.
-const BLOCK_ACCOUNTS: f64 = 2.0;
-/// And on so many where good accounts are at home, times what they scale other bounds by: an edge that knows nothing but
-/// addresses refuses them as well.
-const BLOCK_ACCOUNTS_OF_MANY: f64 = 3.0;
+/// Whoever is kept out has failed on so many accounts, or on so many names of nobody. Fewer are one person's: first the
+/// name is wrong, and then the password; and somebody else of a carrier's exit may come next.
+const BLOCK_ACCOUNTS: f64 = 3.0;
+const BLOCK_NAMES: u8 = 2;
 
 /// What is remembered of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -48,9 +47,10 @@ pub struct Evidence {
     unknown: f64,
     strangers: f64,
     known_successes: f64,
-    /// The account of its last failure, and how many times that was another one than before.
+    /// The account of its last failure; how many times that was another one than before, and nobody's at that.
     account: Hashed,
     accounts: u8,
+    names: u8,
     /// When it last faded.
     at: Millis,
 }
@@ -82,12 +82,18 @@ impl Evidence {
         self.fade(now);
         match deed {
             Deed::Failed { is_unknown, account } => {
+                // Failing again on the same account is one person forgetting one password.
+                let is_another = account.is_none_or(|account| self.accounts == 0 || account != self.account);
+                if !is_another {
+                    return;
+                }
                 let sum = if is_unknown { &mut self.unknown } else { &mut self.strangers };
                 *sum = (*sum + if is_unknown { UNKNOWN } else { STRANGER }).min(CAP);
-                if account.is_some_and(|account| self.accounts == 0 || account != self.account) {
+                if let Some(account) = account {
+                    self.account = account;
                     self.accounts = self.accounts.saturating_add(1);
+                    self.names = self.names.saturating_add(u8::from(is_unknown));
                 }
-                self.account = account.unwrap_or(self.account);
             }
             Deed::KnownSuccess => self.known_successes = (self.known_successes + KNOWN_SUCCESS).max(-CAP),
         }
@@ -127,13 +133,14 @@ pub fn posterior(evidence: &Evidence, from: &Standpoint, action: Action, now: Mi
         ("good_accounts", good),
     ];
     let logit: f64 = parts.iter().map(|(_, part)| part).sum();
-    let accounts = match from.good_accounts {
-        0 => BLOCK_ACCOUNTS,
-        good => BLOCK_ACCOUNTS_OF_MANY * (1.0 + (1.0 + good as f64).log2()),
-    };
+    // Where good accounts are at home, as many as any other playbook would ask for: an edge that knows nothing but
+    // addresses refuses them as well.
+    let accounts = BLOCK_ACCOUNTS * (1.0 + (1.0 + from.good_accounts as f64).log2());
+    let is_one_person =
+        f64::from(evidence.accounts) < accounts && (from.good_accounts > 0 || evidence.names < BLOCK_NAMES);
     let keeps_out = action.strength() >= Action::Block.strength();
     let threshold = if keeps_out { BLOCK_ODDS } else { CHALLENGE_ODDS }.ln();
-    if logit < threshold || (keeps_out && f64::from(evidence.accounts) < accounts) {
+    if logit < threshold || (keeps_out && is_one_person) {
         return None;
     }
     let contributions: BTreeMap<String, f64> =
@@ -176,12 +183,13 @@ mod tests {
     }
 
     #[test]
-    fn in_an_attack_two_failures_decide_and_in_calm_none_do() {
+    fn in_an_attack_two_or_three_failures_decide_and_in_calm_none_do() {
         assert!(!blocks(&[failed(true, 1)], NIGHT), "one typo keeps nobody out");
         assert!(logit(&[failed(true, 1)], NIGHT) > BLOCK_ODDS.ln());
         assert!(blocks(&[failed(true, 1), failed(true, 2)], NIGHT));
-        assert!(blocks(&[failed(false, 1), failed(false, 2)], NIGHT));
-        assert!(!blocks(&[failed(false, 1), failed(false, 1)], NIGHT), "twice the same account is one person");
+        assert!(blocks(&[failed(false, 1), failed(true, 2), failed(false, 3)], NIGHT));
+        assert!(!blocks(&[failed(true, 1), failed(false, 2)], NIGHT), "the name was wrong, then the password");
+        assert!(!blocks(&[failed(false, 1); 9], NIGHT), "the same account again is one person");
         let calm = Standpoint { odds_permille: 1, is_new: false, good_accounts: 0 };
         let many: Vec<Deed> = (0..50).flat_map(|n| [failed(true, n), failed(false, n)]).collect();
         assert!(!blocks(&many, calm) && logit(&many, calm) == f64::NEG_INFINITY);
@@ -193,7 +201,7 @@ mod tests {
         let slips = [failed(false, 1), failed(false, 2), failed(false, 3)];
         assert!(blocks(&slips, NIGHT) && !blocks(&slips, office));
         let one = Standpoint { is_new: false, good_accounts: 1, ..NIGHT };
-        let many: Vec<Deed> = (0..6).map(|n| failed(true, n)).collect();
+        let many: Vec<Deed> = (0..6).map(|n| failed(n % 2 == 0, n)).collect();
         assert!(!blocks(&many[..5], one) && blocks(&many, one), "as many as any other playbook would ask for");
         let home = [Deed::KnownSuccess, failed(false, 1), failed(false, 2), failed(false, 3)];
         assert!(!blocks(&home, NIGHT));
@@ -219,6 +227,7 @@ mod tests {
         let mut evidence = Evidence::default();
         evidence.take(failed(true, 1), 0);
         evidence.take(failed(false, 2), 0);
+        evidence.take(failed(false, 3), 0);
         let found = posterior(&evidence, &NIGHT, Action::Block, 60_000, "it").expect("enough");
         let sum: f64 = found.contributions.values().sum();
         assert!((sum - found.measures["logit"]).abs() < 1e-9, "{found:?}");
