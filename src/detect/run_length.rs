@@ -129,7 +129,9 @@ pub fn alarm_level(usual: &BetaBinomial, reference: u32, blocks: f64) -> Option<
 }
 
 /// What was solved. The same question has the same answer, so it decides nothing but how long it takes.
-static SOLVED: Mutex<BTreeMap<(u32, u64, u64, u32, u64), Option<u32>>> = Mutex::new(BTreeMap::new());
+static SOLVED: Mutex<BTreeMap<Question, Option<u32>>> = Mutex::new(BTreeMap::new());
+/// Attempts, share, rho, reference value, wanted blocks.
+type Question = (u32, u64, u64, u32, u64);
 
 fn search(chances: &[f64], reference: u32, blocks: f64) -> Option<u32> {
     let is_enough = |level| run_length(chances, reference, level) >= blocks;
@@ -177,9 +179,9 @@ mod tests {
     #[test]
     fn run_lengths_are_those_of_the_report() {
         let all = BetaBinomial { n: 100, share: 0.12, rho: 0.01 };
-        assert_eq!(run_length(&all.chances(), 14, 56).round(), 100_484.0);
+        assert_eq!(run_length(&all.chances(), 14, 56).round() as u64, 100_484);
         let unknown = BetaBinomial { n: 100, share: 0.015, rho: 0.01 };
-        assert_eq!(run_length(&unknown.chances(), 3, 19).round(), 158_875.0);
+        assert_eq!(run_length(&unknown.chances(), 3, 19).round() as u64, 158_875);
         // The level is the smallest one: one less is not enough.
         assert_eq!(alarm_level(&all, 14, 100_000.0), Some(56));
         assert_eq!(alarm_level(&unknown, 3, 100_000.0), Some(19));
@@ -190,13 +192,13 @@ mod tests {
     fn delays_are_those_of_the_report() {
         let unknown = BetaBinomial { n: 100, share: 0.015, rho: 0.01 };
         let delay = |attack, reference, level| {
-            (100.0 * run_length(&under_attack(unknown, attack, 0.9), reference, level)).round()
+            (100.0 * run_length(&under_attack(unknown, attack, 0.9), reference, level)).round() as u64
         };
-        assert_eq!(delay(0.1, 3, 19), 325.0);
-        assert_eq!(delay(0.05, 3, 19), 748.0);
-        assert_eq!(delay(0.02, 2, 34), 2_819.0);
+        assert_eq!(delay(0.1, 3, 19), 325);
+        assert_eq!(delay(0.05, 3, 19), 748);
+        assert_eq!(delay(0.02, 2, 34), 2_819);
         let all = BetaBinomial { n: 100, share: 0.12, rho: 0.01 };
-        assert_eq!((100.0 * run_length(&under_attack(all, 0.05, 0.995), 14, 56)).round(), 2_434.0);
+        assert_eq!((100.0 * run_length(&under_attack(all, 0.05, 0.995), 14, 56)).round() as u64, 2_434);
     }
 
     #[test]
