@@ -128,7 +128,8 @@ fn what_a_forgotten_member_was_given_is_not_committed_under_its_new_name() {
         answer_to_nothing(&mut new);
         given_to(&mut old)
     });
-    assert_eq!(again, given);
+    // The new one may have had to give up more than this, since two had claimed the same.
+    assert!(again.iter().all(|part| given.contains(part)), "{again:?} of {given:?}");
     let ours: Vec<(Part, i64)> = again.into_iter().map(|part| (part, 4)).collect();
     assert!(matches!(old.commit(&ours).unwrap(), Outcome::Committed(_)));
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use portcullis::event::wire::login_event_to_json;
 use portcullis::event::{LoginEvent, Outcome};
+use portcullis::log::kafka::topic_partitions;
 use portcullis::log::publish::Publisher;
 use portcullis::state::{Folder, Meta, RocksStore, Shared, Store};
 use portcullis::topology::Stage;
@@ -16,6 +17,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use crate::support::job::Installed;
 use crate::support::kafka::shared;
 use crate::support::records::{DEADLINE, admin, flush, make_topic, producer, send, wait};
+use crate::support::until;
 
 /// An installation that worked off some events and was stopped.
 struct Stopped {
@@ -267,6 +269,13 @@ fn partitions_that_were_added_are_refused_where_keys_would_lie_elsewhere() {
         for result in wait(admin.create_partitions(&[NewPartitions::new(&topic, 12)], &AdminOptions::new())).unwrap() {
             result.unwrap();
         }
+    }
+    // A moment passes until everybody who asks is told of them.
+    for topic in [topics.input(Stage::Source), topics.changelog(Stage::Source)] {
+        until(DEADLINE, "twelve partitions", || {
+            let found = topic_partitions(&stopped.installed.connection().client).unwrap();
+            (found.get(&topic) == Some(&12)).then_some(())
+        });
     }
     let words = ["attempts-by-source[", "made for 8 partitions, the topic has 12"];
     stopped.refused("with the disk kept", &stopped.state, &[], 2, &words);
