@@ -321,7 +321,9 @@ impl World {
                 headers: planned.headers.clone(),
             };
             let (part, offset) = self.cluster.publish(record).unwrap();
-            self.with(|inner| inner.published.push((part, offset, planned)));
+            // A worker that stands still keeps whoever publishes waiting as well.
+            let published = Planned { at: self.cluster.now(), ..planned };
+            self.with(|inner| inner.published.push((part, offset, published)));
         }
     }
 
