@@ -378,7 +378,7 @@ impl Log for KafkaLog {
 
     fn assign(&mut self, parts: &[(Part, i64)]) -> Result<(), Error> {
         self.next.extend(parts.iter().cloned());
-        self.member.consumer.incremental_assign(&list(parts).map_err(refused)?).map_err(refused)?;
+        self.member.assign(&list(parts).map_err(refused)?).map_err(refused)?;
         self.stands_elsewhere(parts);
         Ok(())
     }
@@ -399,7 +399,7 @@ impl Log for KafkaLog {
             self.heard.remove(part);
         }
         // Said even of none: the group waits for the answer to its revocation.
-        if parts.is_empty() { Ok(()) } else { self.member.consumer.incremental_unassign(&gone).map_err(refused) }
+        if parts.is_empty() { Ok(()) } else { self.member.unassign(&gone).map_err(refused) }
     }
 
     fn committed(&mut self, parts: &[Part]) -> Result<Vec<Option<i64>>, Error> {

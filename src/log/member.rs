@@ -29,6 +29,8 @@ pub(super) struct Member {
     owned: BTreeSet<Part>,
     name: String,
     standing: Standing,
+    /// Handed on to the loop, which has not answered yet.
+    unanswered: Option<Rebalanced>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,7 +49,25 @@ impl Member {
         let consumer: BaseConsumer<Events> = create(&consumer_config(options)?, context)?;
         let topics: Vec<&str> = options.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(|e| Error::Setup(format!("kafka: {e}")))?;
-        Ok(Member { consumer, owned: BTreeSet::new(), name: String::new(), standing: Standing::Member })
+        Ok(Member {
+            consumer,
+            owned: BTreeSet::new(),
+            name: String::new(),
+            standing: Standing::Member,
+            unanswered: None,
+        })
+    }
+
+    /// Begins to read what was assigned, which answers the rebalance.
+    pub(super) fn assign(&mut self, parts: &TopicPartitionList) -> Result<(), KafkaError> {
+        self.unanswered = None;
+        self.consumer.incremental_assign(parts)
+    }
+
+    /// Reads no more of what was revoked, which answers the rebalance.
+    pub(super) fn unassign(&mut self, parts: &TopicPartitionList) -> Result<(), KafkaError> {
+        self.unanswered = None;
+        self.consumer.incremental_unassign(parts)
     }
 
     /// The next change of what is owned.
@@ -57,6 +77,7 @@ impl Member {
             return Some(Polled::Revoked { parts: self.owned.iter().cloned().collect(), lost: true });
         }
         let event = self.consumer.context().queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()?;
+        self.unanswered = Some(event.clone());
         let mut named = |parts: Vec<(String, i32)>| -> Vec<Part> {
             parts.into_iter().map(|(topic, partition)| Part { topic: names.get(&topic), partition }).collect()
         };
@@ -72,7 +93,9 @@ impl Member {
             Rebalanced::Revoked(parts) => {
                 let parts = named(parts);
                 self.owned.retain(|part| !parts.contains(part));
-                Polled::Revoked { parts, lost: self.consumer.assignment_lost() }
+                // Under another name it may have been taken away in good order; what was not committed is lost all the same.
+                let forgotten = ffi::member_name(&self.consumer).unwrap_or_default() != self.name;
+                Polled::Revoked { parts, lost: forgotten || self.consumer.assignment_lost() }
             }
         })
     }
@@ -100,16 +123,15 @@ impl Member {
             return Ok(false);
         }
         tracing::warn!("the group has forgotten this member; joining anew");
-        self.leave();
-        self.answer_all();
         *self = Member::join(options)?;
         Ok(true)
     }
 
-    /// Says yes to every rebalance that was heard of and not handed on: a consumer waits for that when it is closed.
-    fn answer_all(&self) {
-        let events = std::mem::take(&mut *self.consumer.context().queue.lock().unwrap_or_else(PoisonError::into_inner));
-        for event in events {
+    /// Says yes to every rebalance that was heard of and not answered: a consumer waits for that when it is closed, for
+    /// ever.
+    fn answer_all(&mut self) {
+        let heard = std::mem::take(&mut *self.consumer.context().queue.lock().unwrap_or_else(PoisonError::into_inner));
+        for event in self.unanswered.take().into_iter().chain(heard) {
             let done = match event {
                 Rebalanced::Assigned(_) => self.consumer.incremental_assign(&TopicPartitionList::new()),
                 Rebalanced::Revoked(parts) => {
@@ -136,6 +158,7 @@ impl Member {
 impl Drop for Member {
     fn drop(&mut self) {
         self.leave();
+        self.answer_all();
     }
 }
 
@@ -146,6 +169,7 @@ pub(super) struct Events {
     closing: AtomicBool,
 }
 
+#[derive(Clone)]
 enum Rebalanced {
     Assigned(Vec<(String, i32)>),
     Revoked(Vec<(String, i32)>),
