@@ -78,11 +78,13 @@ fn an_address_that_guesses_at_ssh_gets_403_and_replay_blocks_the_same() {
     assert_eq!(blocked, BTreeSet::from([format!("default|IP|{GUESSES}")]));
 }
 
-/// `kill -9` in the middle of the night: afterwards the list is that of a job that was left alone.
+/// `kill -9` in the middle of the night: afterwards the list is that of a job that was left alone. Without the playbook that
+/// weighs what the status says at that moment, when it arrives is nobody's promise.
 #[test]
 fn a_kill_in_the_middle_of_the_night_leaves_the_same_list() {
     let one_partition = |name: &str, text: String| match name {
         "topics.yaml" => text.replacen("partitions: 8", "partitions: 1", 2),
+        "source-posterior.yaml" => text.replacen("mode: live", "mode: off", 1),
         _ => text,
     };
     let [alone, killed] = ["job-alone", "job-killed"].map(|name| Installed::new(name).with_topology(one_partition));

@@ -13,6 +13,7 @@
 #![allow(unreachable_pub, reason = "nothing outside of this binary uses it")]
 
 mod acls;
+mod attack_traits;
 mod bad_input;
 mod chaos;
 mod conformance;

@@ -201,8 +201,7 @@ fn shortened(name: &str, text: &str) -> String {
             ("cleanup: compact", "cleanup: delete"),
         ],
         // The oracle knows logins alone, and weighs no evidence.
-        "ip-enumeration.yaml" | "account-reset-flood.yaml" => &[("mode: live", "mode: off")],
-        "source-posterior.yaml" => &[("mode: shadow", "mode: off")],
+        "ip-enumeration.yaml" | "account-reset-flood.yaml" | "source-posterior.yaml" => &[("mode: live", "mode: off")],
         "ip-account-fanout.yaml" => &[
             ("over: 10m", "over: 20s"),
             ("calm: 10, elevated: 5, attack: 3", "calm: 6, elevated: 4, attack: 3"),
