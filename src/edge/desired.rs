@@ -466,6 +466,7 @@ mod tests {
             verdict_id: None,
             incident_id: None,
             actor: None,
+            wide: false,
         }
     }
 

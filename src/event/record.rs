@@ -117,6 +117,10 @@ pub struct BlocklistEntry {
     pub verdict_id: Option<String>,
     pub incident_id: Option<String>,
     pub actor: Option<String>,
+    /// Its playbook says `wide: true`: an edge that refuses a whole machine may take it, as it may take an operator's.
+    /// Records of before the field lack it.
+    #[serde(default)]
+    pub wide: bool,
 }
 
 /// What the login page needs before it checks a password.

@@ -42,6 +42,7 @@ fn entry(tenant: &str, ip: &str, generation: i64, until: Option<Millis>) -> Bloc
         verdict_id: None,
         incident_id: None,
         actor: None,
+        wide: false,
     }
 }
 
