@@ -29,28 +29,30 @@ pub struct SchemaIds {
     pub blocklist_entry: u32,
     pub attack_status: u32,
     pub incident: u32,
+    pub receipt: u32,
 }
 
 impl Default for SchemaIds {
     fn default() -> Self {
-        SchemaIds { verdict: 2, blocklist_entry: 3, attack_status: 4, incident: 5 }
+        SchemaIds { verdict: 2, blocklist_entry: 3, attack_status: 4, incident: 5, receipt: 6 }
     }
 }
 
 /// The bundled schema of every output record, with what it is called in a registry.
-pub const OUTPUT_SCHEMAS: [(&str, &str); 4] = [
+pub const OUTPUT_SCHEMAS: [(&str, &str); 5] = [
     ("verdicts", include_str!("../../../schemas/verdict.avsc")),
     ("blocklist", include_str!("../../../schemas/blocklist-entry.avsc")),
     ("attack-status", include_str!("../../../schemas/attack-status.avsc")),
     ("incidents", include_str!("../../../schemas/incident.avsc")),
+    ("receipts", include_str!("../../../schemas/receipt.avsc")),
 ];
 
 /// Writes output records.
 #[derive(Debug)]
 pub struct Encoder {
     format: Format,
-    ids: [u32; 4],
-    schemas: [Schema; 4],
+    ids: [u32; 5],
+    schemas: [Schema; 5],
 }
 
 impl Encoder {
@@ -64,8 +66,8 @@ impl Encoder {
         };
         Ok(Encoder {
             format,
-            ids: [ids.verdict, ids.blocklist_entry, ids.attack_status, ids.incident],
-            schemas: [parse(0)?, parse(1)?, parse(2)?, parse(3)?],
+            ids: [ids.verdict, ids.blocklist_entry, ids.attack_status, ids.incident, ids.receipt],
+            schemas: [parse(0)?, parse(1)?, parse(2)?, parse(3)?, parse(4)?],
         })
     }
 
