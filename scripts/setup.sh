@@ -2,8 +2,8 @@
 # Installs what building and testing need, and fetches the real parts the tests start. Run it as often as you like:
 # what is there is left alone, and when everything is there it needs no network and no root.
 #
-#   scripts/setup.sh              everything: build tools, nginx, Java, Apache Kafka, the schema registry (Apicurio),
-#                                 and the tools that check licences and spelling
+#   scripts/setup.sh              everything: build tools, the edges (nginx, HAProxy, Redis, nftables), Java, Apache
+#                                 Kafka, the schema registry (Apicurio), and the tools that check licences and spelling
 #   scripts/setup.sh --build      build tools only (what `make demo` needs)
 #   scripts/setup.sh --tools      build tools, and those that check licences and spelling (what `make check` needs)
 #
@@ -31,8 +31,8 @@ fail() {
 
 has() { command -v "$1" > /dev/null 2>&1; }
 
-# Debian keeps nginx outside of an ordinary user's PATH.
-has_nginx() { has nginx || [ -x /usr/sbin/nginx ]; }
+# Debian keeps servers outside of an ordinary user's PATH.
+has_server() { has "$1" || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ]; }
 
 # Debian's python3 makes no environment of its own without this package.
 has_venv() { has python3 && python3 -c 'import ensurepip, venv' > /dev/null 2>&1; }
@@ -77,7 +77,13 @@ missing_build_packages() {
 }
 
 missing_test_packages() {
-    want has_nginx nginx
+    want 'has_server nginx' nginx
+    want 'has_server haproxy' haproxy
+    want 'has redis-server' redis-server
+    want 'has redis-cli' redis-tools
+    want 'has_server nft' nftables
+    want 'has_server ip' iproute2
+    want 'has nsenter' util-linux
     want has_java default-jre-headless
 }
 
@@ -104,10 +110,15 @@ install_packages() {
     say "installing ${wanted[*]}"
     update_lists
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${wanted[@]}" > /dev/null
-    # The service that Debian's nginx starts by itself would hold port 80; the tests start their own.
-    case " ${wanted[*]} " in
-        *' nginx '*) if has systemctl; then as_root systemctl disable --now nginx > /dev/null 2>&1 || true; fi ;;
-    esac
+    # The services that Debian's packages start by themselves would hold ports; the tests start their own.
+    local service
+    for service in nginx haproxy redis-server; do
+        case " ${wanted[*]} " in
+            *" $service "*)
+                if has systemctl; then as_root systemctl disable --now "$service" > /dev/null 2>&1 || true; fi
+                ;;
+        esac
+    done
     wanted=()
 }
 

@@ -198,6 +198,7 @@ fn shortened(name: &str, text: &str) -> String {
         "topics.yaml" => &[
             ("stage_partitions: 8", "stage_partitions: 4"),
             ("partitions: 8\n    ours: false", "partitions: 4\n    ours: false"),
+            ("cleanup: compact,delete", "cleanup: delete"),
             ("cleanup: compact", "cleanup: delete"),
         ],
         // The oracle knows logins alone, and weighs no evidence.

@@ -6,6 +6,7 @@ pub mod chaos_check;
 pub mod chaos_faults;
 pub mod chaos_traffic;
 pub mod core;
+pub mod edges;
 pub mod fleet;
 pub mod job;
 pub mod kafka;
@@ -22,6 +23,7 @@ pub mod simulation_oracle;
 pub mod simulation_traffic;
 pub mod simulation_weather;
 pub mod simulation_world;
+pub mod sink;
 pub mod stages;
 
 use std::path::Path;
