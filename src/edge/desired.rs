@@ -186,6 +186,18 @@ impl Desired {
         self.held.iter().map(|(key, entry)| (&**key, entry))
     }
 
+    /// The held entry of a key.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&BlocklistEntry> {
+        self.held.get(key)
+    }
+
+    /// Who is exempt, by file and topic.
+    #[must_use]
+    pub const fn exemptions(&self) -> &Exemptions {
+        &self.exemptions
+    }
+
     /// How one of these entries stands, its own tenant's exemptions applied.
     #[must_use]
     pub fn standing(&self, entry: &BlocklistEntry, now: Millis) -> Standing {

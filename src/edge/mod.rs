@@ -19,6 +19,7 @@ mod nginx;
 mod reconcile;
 mod replace;
 mod run;
+pub mod server;
 
 pub use adapter::{Actual, Adapter, Element, Elements, Error, Reach, Written};
 pub use desired::{

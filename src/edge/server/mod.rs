@@ -1,0 +1,26 @@
+//! The server that edges and login pages ask: `portcullis edge`.
+//!
+//! ```text
+//! blocklist, exemptions ──▶ Lists ──▶ check ──▶ GET /v1/check          nginx, Caddy, Traefik, Envoy, a login page
+//! attack-status ──────────▶   │  └──────────▶ GET /v1/attack-status
+//! known-pairs ────────────▶   │
+//!                             └─▶ Decisions ─▶ GET /v1/decisions …    CrowdSec's bouncers
+//!                                      └─────▶ GET /v1/blocklist      appliances that pull
+//! ```
+//!
+//! [`Lists`], [`check`] and [`Decisions`] are values: records and the time go in, answers come out. [`routes`] puts
+//! HTTP around them. One thread takes records, any number answer; what they share stands in [`Server`].
+
+mod check;
+mod client;
+mod http;
+mod keys;
+mod known;
+mod lists;
+
+pub use check::{Answer, Question, Verdict, check};
+pub use client::{HOPS_MAX, TrustedProxies};
+pub use http::{EdgeStatus, Server, ServerOptions, routes};
+pub use keys::{KEYS_MAX, Keys, Rate};
+pub use known::{KNOWN_FOR_DAYS, KnownPairs, PAIRS_MAX};
+pub use lists::{Lists, STATUSES_MAX, Told};
