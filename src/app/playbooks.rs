@@ -300,6 +300,7 @@ fn verdicts(id: &str, emitted: Vec<Emission>, number: u32) -> Result<Vec<(u32, S
             | Out::MarkAll { .. }
             | Out::Block(_)
             | Out::Playbook(_)
+            | Out::KnownPair(_)
             | Out::Status(_)
             | Out::Incident(_) => {}
         }

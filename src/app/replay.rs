@@ -140,7 +140,11 @@ pub fn record_of(output: &Output) -> Option<(&'static str, String, Value)> {
         Output::Incident(incident) => {
             Some(("incidents", incident.incident_id.clone(), value(serde_json::to_value(incident))))
         }
-        Output::DeadLetter(_) | Output::Playbook(_) | Output::Item { .. } | Output::MarkAll { .. } => None,
+        Output::KnownPair(_)
+        | Output::DeadLetter(_)
+        | Output::Playbook(_)
+        | Output::Item { .. }
+        | Output::MarkAll { .. } => None,
     }
 }
 
@@ -196,6 +200,7 @@ impl Results {
                 self.incidents.insert(incident.incident_id.clone());
             }
             Output::Status(_)
+            | Output::KnownPair(_)
             | Output::DeadLetter(_)
             | Output::Playbook(_)
             | Output::Item { .. }

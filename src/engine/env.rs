@@ -96,6 +96,7 @@ mod domain {
     pub(super) const ENTITY: u8 = 8;
     pub(super) const MEMBER: u8 = 9;
     pub(super) const DEVICE: u8 = 10;
+    // 11: `known`.
 }
 
 impl Env {
@@ -201,7 +202,7 @@ impl Env {
     }
 }
 
-fn source_bytes(source: Source) -> [u8; 9] {
+pub(super) fn source_bytes(source: Source) -> [u8; 9] {
     let (kind, bits) = match source {
         Source::V4(bits) => (4, u64::from(bits)),
         Source::V6(bits) => (6, bits),

@@ -6,6 +6,7 @@ use super::counts::{Counter, Counts};
 use super::frame::{Item, Mark, Note, Partial, Sourced};
 use super::intake::Raw;
 use super::key::Key;
+use super::known::KnownPair;
 use crate::decide::Change;
 use crate::detect::ODDS_MAX;
 use crate::event::{
@@ -147,6 +148,7 @@ pub enum Output {
     Block(BlockChange),
     Status(Box<AttackStatus>),
     Incident(Box<Incident>),
+    KnownPair(KnownPair),
     DeadLetter(DeadLetter),
     /// For the log of the process.
     Playbook(PlaybookNews),

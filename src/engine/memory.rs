@@ -1,7 +1,9 @@
 //! What logins teach about a source: which pairs are known, and how many good accounts stand behind it.
 
 use super::env::Env;
+use super::io::{Effects, Output};
 use super::key::Key;
+use super::known::{KnownPair, day_of};
 use super::row::{GOOD_MAX, GoodRow, PairRow, Row};
 use super::task::Task;
 use crate::event::{Attempt, Millis};
@@ -25,7 +27,14 @@ pub(super) fn known_pair_of(task: &Task, env: &Env, a: &Attempt, account: Hashed
 
 /// A success makes the pair known: at once in CALM, after a day otherwise. `true` when the account counts as a good one as
 /// well: tolerance never rises during an attack, and never by an account that may be the attacker's own.
-pub(super) fn learn_pair(task: &mut Task, env: &Env, a: &Attempt, account: Hashed, calm: bool) -> bool {
+pub(super) fn learn_pair(
+    task: &mut Task,
+    env: &Env,
+    a: &Attempt,
+    account: Hashed,
+    calm: bool,
+    fx: &mut Effects,
+) -> bool {
     let now = task.now();
     let key = Key::pair(&a.tenant, a.source, env.pair(a.source, account));
     let held = match task.view.get(&key, now) {
@@ -39,6 +48,10 @@ pub(super) fn learn_pair(task: &mut Task, env: &Env, a: &Attempt, account: Hashe
     if held.is_none_or(|pair| pair.known_from != known_from || part(pair.last_success) != part(now)) {
         let row = Row::Pair(PairRow { known_from, last_success: now });
         task.view.put(key, row, now.saturating_add(env.limits.pair_memory_ms));
+        let told = held.filter(|pair| pair.known_from <= pair.last_success).map(|pair| day_of(pair.last_success));
+        if known_from <= now && told != Some(day_of(now)) {
+            fx.outputs.extend(KnownPair::learnt(&env.hash_key, a, now).map(Output::KnownPair));
+        }
     }
     calm && a.account_created_at.is_none_or(|at| at.saturating_add(ESTABLISHED_MS) <= now)
 }

@@ -152,6 +152,7 @@ impl Pipeline {
                 Output::Verdict(_)
                 | Output::Block(_)
                 | Output::Incident(_)
+                | Output::KnownPair(_)
                 | Output::DeadLetter(_)
                 | Output::Playbook(_) => {
                     self.emitted.push(Emission { at, output });

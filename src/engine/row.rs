@@ -98,6 +98,8 @@ pub struct Entry {
     pub event_id: Box<str>,
     pub at: Millis,
     pub arrived_at: Millis,
+    /// What `known-pairs` may have been told of it.
+    pub known_by: Vec<u128>,
 }
 
 /// Most successes of a source that are remembered.
@@ -228,7 +230,7 @@ pub struct OpenIncident {
 const _: () = assert!(size_of::<Row>() <= 56);
 
 /// Version of the row format; a state of another version is refused at start.
-pub(super) const ROW_VERSION: u8 = 6;
+pub(super) const ROW_VERSION: u8 = 7;
 
 /// A stored row does not read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

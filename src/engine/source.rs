@@ -11,6 +11,7 @@ use super::frame::{Item, Note, Sourced};
 use super::held::Held;
 use super::io::{Effects, Output};
 use super::key::Key;
+use super::known::{KnownPair, keys_of};
 use super::memory::{known_pair_of, learn_pair, unlearn_pair};
 use super::row::{AccountRow, ENTRIES_MAX, Entry, GoodRow, NetworkRow, PairRow, Row, SourceRow, TrafficRow};
 use super::task::Task;
@@ -72,7 +73,7 @@ pub(super) fn attempt(task: &mut Task, env: &Env, a: Attempt, fx: &mut Effects) 
     let mut scene = Scene::open(task, env, a, timeliness, fx);
     scene.hear(task.now(), env);
     scene.judge(task, env, fx);
-    scene.remember_success(task, env);
+    scene.remember_success(task, env, fx);
     scene.tell_site(task, env, fx);
     scene.close(task, env, fx);
 }
@@ -217,7 +218,8 @@ impl Scene {
         }
         if self.a.is_success() && self.account.is_some() && strange {
             self.source_heard = true;
-            self.source.change().enter(&self.a, env.plan.entry_memory_ms);
+            let known_by = keys_of(&env.hash_key, &self.a).collect();
+            self.source.change().enter(&self.a, known_by, env.plan.entry_memory_ms);
         }
     }
 
@@ -426,7 +428,7 @@ impl Scene {
             if !entry.is_recent(self.a.arrived_at, env.plan.entry_memory_ms) {
                 continue;
             }
-            self.unlearn(task, env, &entry);
+            self.unlearn(task, env, &entry, fx);
             let note = Note {
                 tenant: self.a.tenant.clone(),
                 account: entry.account,
@@ -443,9 +445,9 @@ impl Scene {
     }
 
     /// Nothing is learnt from a source that is kept out: that success is flagged.
-    fn remember_success(&mut self, task: &mut Task, env: &Env) {
+    fn remember_success(&mut self, task: &mut Task, env: &Env, fx: &mut Effects) {
         if let (true, Some(account), None) = (self.a.is_success(), self.account, self.blocked_by(task.now())) {
-            let counts_as_good = learn_pair(task, env, &self.a, account, self.case.state == AttackState::Calm);
+            let counts_as_good = learn_pair(task, env, &self.a, account, self.case.state == AttackState::Calm, fx);
             if counts_as_good {
                 let (now, memory_ms) = (task.now(), env.limits.pair_memory_ms);
                 if self.source.row.good.wants(account, now) {
@@ -459,8 +461,9 @@ impl Scene {
     }
 
     /// Takes back what an entry taught.
-    fn unlearn(&mut self, task: &mut Task, env: &Env, entry: &Entry) {
+    fn unlearn(&mut self, task: &mut Task, env: &Env, entry: &Entry, fx: &mut Effects) {
         let account = env.account(&self.a.tenant, &entry.account);
+        fx.outputs.extend(entry.known_by.iter().map(|key| Output::KnownPair(KnownPair::taken_back(*key))));
         unlearn_pair(task, env, &self.a, account);
         if self.source.row.good.holds_since(account, entry.arrived_at) {
             self.source.change().good.forget(account, entry.arrived_at);
@@ -589,7 +592,7 @@ impl SourceRow {
     }
 
     /// Remembers whom a stranger entered.
-    fn enter(&mut self, a: &Attempt, memory_ms: Millis) {
+    fn enter(&mut self, a: &Attempt, known_by: Vec<u128>, memory_ms: Millis) {
         self.entries.retain(|entry| entry.is_recent(a.arrived_at, memory_ms));
         if self.entries.len() == ENTRIES_MAX {
             self.entries.remove(0);
@@ -599,6 +602,7 @@ impl SourceRow {
             event_id: a.event_id.clone(),
             at: a.occurred_at,
             arrived_at: a.arrived_at,
+            known_by,
         });
     }
 }

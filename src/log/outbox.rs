@@ -43,7 +43,7 @@ impl Outbox {
     #[must_use]
     pub fn new(wiring: Arc<Wiring>) -> Self {
         let inputs = Stage::ALL.into_iter().map(|stage| (stage, wiring.topics.input(stage).into())).collect();
-        let names = ["verdicts", "blocklist", "attack-status", "incidents", "login-events-dlq"];
+        let names = ["verdicts", "blocklist", "attack-status", "incidents", "known-pairs", "login-events-dlq"];
         let names = names.into_iter().map(|name| (name, wiring.topics.public(name).into())).collect();
         Outbox { wiring, frames: BTreeMap::new(), inputs, names, sent_bytes: 0 }
     }
@@ -82,6 +82,11 @@ impl Outbox {
             Output::Incident(incident) => {
                 let key = incident.incident_id.clone();
                 self.record(log, "incidents", key, Some(&*incident), Vec::new())
+            }
+            Output::KnownPair(pair) => {
+                let topic = self.topic("known-pairs");
+                let (key, value) = (Some(pair.key.to_be_bytes().to_vec()), pair.value().map(|day| day.to_vec()));
+                log.send(Outgoing { topic, partition: None, key, value, headers: Vec::new() })
             }
             Output::Playbook(news) => {
                 tell(&news, cause);

@@ -213,6 +213,7 @@ fn invariants(emitted: &[Emission]) -> Result<(), TestCaseError> {
             }
             Output::Status(_)
             | Output::Incident(_)
+            | Output::KnownPair(_)
             | Output::DeadLetter(_)
             | Output::Playbook(_)
             | Output::Item { .. }

@@ -22,6 +22,7 @@ mod follow;
 mod forgotten;
 mod instances;
 mod job;
+mod known_pairs;
 mod playbook_changes;
 mod playbook_language;
 mod playbooks;

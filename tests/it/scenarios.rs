@@ -263,6 +263,8 @@ fn shown(emitted: &[Emission], counts: &Counts) -> String {
                     "lift": change.entity.key(), "cause": change.cause, "generation": since_start(*generation),
                 }),
             },
+            // Shown by `known_pairs`.
+            Output::KnownPair(_) => continue,
             Output::Status(s) if s.state == state => {
                 refreshed += 1;
                 continue;

@@ -125,7 +125,7 @@ pub fn acls(topics: &Topics, role: Role, group: Option<&str>) -> Vec<Acl> {
                 topic(read, &[Read], "login events, and control"),
                 topic(internal, &[Read, Write], "between the stages, and their memory"),
                 topic(
-                    public(&["verdicts", "blocklist", "attack-status", "incidents", "login-events-dlq"]),
+                    public(&["verdicts", "blocklist", "attack-status", "incidents", "known-pairs", "login-events-dlq"]),
                     &[Write],
                     "what comes out",
                 ),

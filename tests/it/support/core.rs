@@ -279,6 +279,7 @@ impl Stored {
                 Output::Verdict(_)
                 | Output::Block(_)
                 | Output::Incident(_)
+                | Output::KnownPair(_)
                 | Output::DeadLetter(_)
                 | Output::Playbook(_) => {
                     self.emitted.push(Emission { at, output });

@@ -163,6 +163,7 @@ fn replay_intake(world: &World, partition: i32, input: &[Incoming], expected: &m
                 | Output::Block(_)
                 | Output::Status(_)
                 | Output::Incident(_)
+                | Output::KnownPair(_)
                 | Output::Playbook(_) => expected.take((Stage::Intake, partition), output, world),
             }
         }
@@ -247,6 +248,10 @@ impl Expected {
             Output::Incident(incident) => {
                 let value = json("incidents", &*incident);
                 self.publish("incidents", incident.incident_id.clone(), Some(value), Vec::new());
+            }
+            Output::KnownPair(pair) => {
+                let key = key_text("known-pairs", &pair.key.to_be_bytes());
+                self.publish("known-pairs", key, pair.value().map(Vec::from), Vec::new());
             }
             Output::Playbook(_) => {}
             Output::DeadLetter(letter) => panic!("{from:?}: {letter:?}"),
@@ -392,12 +397,20 @@ fn check_control(world: &World, faults: &mut Faults) {
     }
 }
 
+/// A record's key as text: as it is, or its digits where it is a hash.
+fn key_text(topic: &str, key: &[u8]) -> String {
+    match topic {
+        "known-pairs" => key.iter().map(|byte| format!("{byte:02x}")).collect(),
+        _ => String::from_utf8(key.to_vec()).expect("a key"),
+    }
+}
+
 /// Public topics, key by key. Once compaction has run, only the last record of a key is sure to be there.
 fn check_public(world: &World, rest: &Rest, expected: &Expected, faults: &mut Faults) {
     let mut found: BTreeMap<(&'static str, String), Vec<Public>> = BTreeMap::new();
-    for topic in ["verdicts", "blocklist", "attack-status", "incidents"] {
+    for topic in ["verdicts", "blocklist", "attack-status", "incidents", "known-pairs"] {
         for record in world.cluster.records(topic) {
-            let key = String::from_utf8(record.key.unwrap_or_default()).expect("a key");
+            let key = key_text(topic, &record.key.unwrap_or_default());
             found.entry((topic, key)).or_default().push((record.value, record.headers));
         }
     }
