@@ -146,6 +146,7 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
             let context = EdgeContext {
                 connection: &connection(&settings)?,
                 exemptions: topology::exemptions(&settings).map_err(Wrong)?,
+                hash_key: settings.hash_key.clone(),
                 clock: Arc::new(move || clock.now()),
                 stop: stop_on_signals()?,
             };

@@ -22,11 +22,12 @@ use serde::Serialize;
 
 use super::{Connection, Ending};
 use crate::console::Shown;
-use crate::edge::server::{EdgeStatus, Keys, Lists, Rate, Server, ServerOptions, Told, TrustedProxies};
+use crate::edge::server::{EdgeStatus, Keys, Lists, Rate, Server, ServerOptions, TrustedProxies};
 use crate::event::Millis;
 use crate::log::Incoming;
 use crate::log::follow::{Followed, Follower, ReadFrom};
 use crate::topology::exemptions::Exemptions;
+use crate::window::HashKey;
 
 /// Longest wait for a record; a stop is seen after it.
 const WAIT_MAX: Duration = Duration::from_millis(50);
@@ -34,8 +35,8 @@ const WAIT_MAX: Duration = Duration::from_millis(50);
 const BATCH_MAX: u64 = 10_000;
 /// How often it is looked whether topics have more partitions now, in milliseconds.
 const REFRESH_MS: Millis = 30_000;
-/// How often what ended is forgotten, in milliseconds.
-const FORGET_MS: Millis = 1_000;
+/// How often what is due by the clock is done, in milliseconds. Answers go by the clock themselves.
+const TICK_MS: Millis = 1_000;
 /// How long answers that are under way at a stop may take.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// Most threads that answer.
@@ -87,6 +88,8 @@ pub struct EdgeContext<'a> {
     pub connection: &'a Connection,
     /// Those of `topology/exemptions.yaml`; the topic's are read beside the blocklist.
     pub exemptions: Exemptions,
+    /// That of the job, under which pairs are known.
+    pub hash_key: HashKey,
     /// The clock of the process.
     pub clock: Arc<dyn Fn() -> Millis + Send + Sync>,
     /// Ends the server when it becomes true.
@@ -143,9 +146,7 @@ impl Shown for EdgeShown {
         gauge!("portcullis_edge_entries").set(status.entries as f64);
         gauge!("portcullis_edge_known_pairs").set(status.known_pairs as f64);
         counter!("portcullis_edge_records_total").absolute(follow.records);
-        for (verdict, count) in
-            [("allow", status.allowed), ("challenge", status.challenged), ("deny", status.denied)]
-        {
+        for (verdict, count) in [("allow", status.allowed), ("challenge", status.challenged), ("deny", status.denied)] {
             counter!("portcullis_edge_checks_total", "verdict" => verdict).absolute(count);
         }
         for (reason, count) in [
@@ -156,6 +157,8 @@ impl Shown for EdgeShown {
         ] {
             counter!("portcullis_edge_unanswered_total", "reason" => reason).absolute(count);
         }
+        gauge!("portcullis_edge_bouncers").set(status.bouncers.len() as f64);
+        counter!("portcullis_edge_bouncer_dropped_total").absolute(status.dropped_by_bouncers);
         let refused = status.entries_refused + status.records_refused + status.known_pairs_refused;
         counter!("portcullis_edge_records_refused_total").absolute(refused);
     }
@@ -181,13 +184,14 @@ pub fn run(
     page: impl FnOnce(Arc<dyn Shown>) -> Result<Router>,
     listening: impl FnOnce(SocketAddr),
 ) -> Result<Ending> {
-    let EdgeContext { connection, exemptions, clock, stop } = context;
+    let EdgeContext { connection, exemptions, hash_key, clock, stop } = context;
     let proxies = match args.trusted_proxy.as_slice() {
         [] => TrustedProxies::loopback(),
         networks => TrustedProxies::new(networks.to_vec()),
     };
     let own_clock = Arc::clone(&clock);
-    let options = ServerOptions { keys, proxies, stealth: args.stealth, clock: Box::new(move || own_clock()) };
+    let clock_of_answers = Box::new(move || own_clock());
+    let options = ServerOptions { keys, proxies, hash_key, stealth: args.stealth, clock: clock_of_answers };
     let server = Arc::new(Server::new(Lists::new(args.tenant.as_deref(), exemptions), options));
     let shown = Arc::new(EdgeShown { server: Arc::clone(&server), followed: Mutex::default() });
     let routes = crate::edge::server::routes(Arc::clone(&server)).merge(page(Arc::clone(&shown) as Arc<dyn Shown>)?);
@@ -208,7 +212,9 @@ fn follow(
 ) -> Result<()> {
     let topics = Followings::of(connection);
     let mut follower = Follower::new(&connection.client, &topics.all(), ReadFrom::Start)?;
-    let (mut records, mut refresh_at, mut forget_at) = (0, clock().saturating_add(REFRESH_MS), clock());
+    let (mut records, mut turn, mut tick_at) = (0, 0_usize, clock());
+    let mut ticked_at = tick_at;
+    let mut refresh_at = tick_at.saturating_add(REFRESH_MS);
     while !stop.load(Ordering::Relaxed) {
         let mut wait = WAIT_MAX;
         for _ in 0..BATCH_MAX {
@@ -219,16 +225,21 @@ fn follow(
                 }
                 Followed::CaughtUp => {
                     server.caught_up();
-                    tracing::info!(entries = server.status().entries, "the topics were read to the end that they had at start");
+                    tracing::info!(
+                        entries = server.status().entries,
+                        "the topics were read to the end that they had at start"
+                    );
                 }
                 Followed::Idle => break,
             }
             wait = Duration::ZERO;
         }
         let now = clock();
-        if now >= forget_at {
-            forget_at = now.saturating_add(FORGET_MS);
-            server.forget_ended(now);
+        if now >= tick_at {
+            tick_at = now.saturating_add(TICK_MS);
+            server.tick(turn, ticked_at, now);
+            ticked_at = now;
+            turn = turn.wrapping_add(1);
         }
         if now >= refresh_at {
             refresh_at = now.saturating_add(REFRESH_MS);
@@ -236,11 +247,8 @@ fn follow(
                 tracing::warn!(error = %e, "it cannot be seen whether partitions were added");
             }
         }
-        *shown.followed.lock().unwrap_or_else(PoisonError::into_inner) = FollowStatus {
-            records,
-            partitions_behind: follower.behind(),
-            cluster_failures: follower.failures(),
-        };
+        *shown.followed.lock().unwrap_or_else(PoisonError::into_inner) =
+            FollowStatus { records, partitions_behind: follower.behind(), cluster_failures: follower.failures() };
     }
     Ok(())
 }
@@ -250,6 +258,7 @@ struct Followings {
     blocklist: String,
     exemptions: String,
     attack_status: String,
+    known_pairs: String,
 }
 
 impl Followings {
@@ -259,27 +268,27 @@ impl Followings {
             blocklist: name("blocklist"),
             exemptions: name("exemptions"),
             attack_status: name("attack-status"),
+            known_pairs: name("known-pairs"),
         }
     }
 
     fn all(&self) -> Vec<String> {
-        [&self.blocklist, &self.exemptions, &self.attack_status].map(Clone::clone).to_vec()
+        [&self.blocklist, &self.exemptions, &self.attack_status, &self.known_pairs].map(Clone::clone).to_vec()
     }
 
     fn take(&self, server: &Server, record: &Incoming) {
         let (key, value) = (record.key.as_deref().unwrap_or_default(), record.value.as_deref());
         let topic = &*record.part.topic;
-        server.take(|lists| {
-            if topic == self.blocklist {
-                let generation = record.header("generation").and_then(|text| std::str::from_utf8(text).ok());
-                lists.block(key, value, generation.and_then(|text| text.parse().ok()))
-            } else if topic == self.exemptions {
-                lists.exempt(key, value)
-            } else {
-                lists.status(key, value);
-                Told::Nothing
-            }
-        });
+        if topic == self.blocklist {
+            let generation = record.header("generation").and_then(|text| std::str::from_utf8(text).ok());
+            server.take_block(key, value, generation.and_then(|text| text.parse().ok()), record.timestamp);
+        } else if topic == self.exemptions {
+            server.take_exemption(key, value);
+        } else if topic == self.attack_status {
+            server.take_status(key, value);
+        } else {
+            server.take_pair(key, value);
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod chaos;
 mod conformance;
 mod core;
 mod crash_images;
+mod edge_check;
 mod follow;
 mod forgotten;
 mod instances;

@@ -20,8 +20,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Lists;
 use crate::edge::Standing;
+use crate::engine::{KnownBy, day_of, pair_key};
 use crate::event::wire::{ACCOUNT_BYTES_MAX, TEXT_BYTES_MAX, USER_AGENT_BYTES_MAX, normal_account};
 use crate::event::{Action, AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, Millis, Scope, Source, Trait};
+use crate::window::HashKey;
 
 /// What is asked, as it comes over the wire. Whatever is left out is not looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -89,19 +91,21 @@ struct Asked<'a> {
     question: &'a Question,
 }
 
-/// Answers a question about the tenant `tenant` and the client `address` at `now`.
+/// Answers a question about the tenant `tenant` and the client `address` at `now`. Pairs are known under `hash_key`,
+/// that of the job.
 ///
 /// # Errors
 /// The question makes no sense: what is wrong with it.
 pub fn check(
     lists: &Lists,
+    hash_key: &HashKey,
     tenant: &str,
     address: Option<IpAddr>,
     question: &Question,
     now: Millis,
 ) -> Result<Answer, String> {
     let asked = Asked::new(tenant, address, question)?;
-    let known = asked.is_known(lists, now);
+    let known = asked.is_known(lists, hash_key, now);
     let status = lists.status_of(tenant, now);
     let mut answer = Answer {
         verdict: Verdict::Allow,
@@ -123,9 +127,8 @@ pub fn check(
             return;
         }
         let verdict = verdict_of(entry, known);
-        let is_stronger = strongest.is_none_or(|(held, other)| {
-            (verdict, entry.action.strength()) > (held, other.action.strength())
-        });
+        let is_stronger =
+            strongest.is_none_or(|(held, other)| (verdict, entry.action.strength()) > (held, other.action.strength()));
         if is_stronger {
             strongest = Some((verdict, entry));
         }
@@ -184,11 +187,14 @@ impl<'a> Asked<'a> {
         Ok(Asked { tenant, source, account, question })
     }
 
-    /// Whether the account logged in from this address or device before. Nobody is known while nothing writes the keys
-    /// of known pairs.
-    fn is_known(&self, lists: &Lists, now: Millis) -> bool {
-        let _ = now;
-        self.account.is_some() && !lists.known().is_empty() && false
+    /// Whether the account logged in from this address or device before.
+    fn is_known(&self, lists: &Lists, hash_key: &HashKey, now: Millis) -> bool {
+        let Some(account) = &self.account else { return false };
+        let by = [self.source.map(KnownBy::Source), self.device().map(KnownBy::Device)];
+        by.into_iter().flatten().any(|by| {
+            let key = pair_key(hash_key, self.tenant, account, by);
+            lists.known().is_known(key, day_of(now))
+        })
     }
 
     fn is_exempt(&self, lists: &Lists, now: Millis) -> bool {
@@ -272,5 +278,187 @@ impl<'a> Asked<'a> {
             own.is_some_and(|own| values.next() == Some(own.as_str()))
         });
         all && values.next().is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::topology::exemptions::Exemptions;
+
+    const NOW: Millis = 1_561_682_490_000;
+
+    fn key() -> HashKey {
+        HashKey::new([7; 16])
+    }
+
+    fn lists() -> Lists {
+        let exempt = "- {scope: CIDR, value: 198.51.100.0/24, reason: our office}\n- {scope: ACCOUNT, value: robot, reason: ours}";
+        Lists::new(Some("shop"), Exemptions::parse(exempt).unwrap())
+    }
+
+    fn block(lists: &mut Lists, scope: &str, value: &str, action: &str, actor: Option<&str>) {
+        let entry = json!({"tenant": "shop", "scope": scope, "value": value, "action": action, "since": 0,
+            "until": NOW + 1_000, "generation": 1, "reason": "a test", "playbook": null, "verdict_id": null,
+            "incident_id": null, "actor": actor});
+        lists.block(format!("shop|{scope}|{value}").as_bytes(), Some(entry.to_string().as_bytes()), None);
+    }
+
+    fn status(lists: &mut Lists, challenge: &str, traits: serde_json::Value) {
+        let status = json!({"tenant": "shop", "state": "ATTACK", "since": 0, "updated_at": NOW, "expires_at": NOW + 1_000,
+            "challenge": challenge, "bad_to_good": 0.0, "attempts_per_second": 0.0, "failure_share": 0.0,
+            "usual_failure_share": 0.0, "traits": traits, "incident_id": null});
+        lists.status(b"shop", Some(status.to_string().as_bytes()));
+    }
+
+    fn knows(lists: &mut Lists, account: &str, by: KnownBy<'_>) {
+        let pair = pair_key(&key(), "shop", account, by);
+        lists.pair(&pair.to_be_bytes(), Some(&day_of(NOW).to_be_bytes()));
+    }
+
+    fn ask_at(lists: &Lists, question: serde_json::Value, now: Millis) -> Answer {
+        let question: Question = serde_json::from_value(question).unwrap();
+        check(lists, &key(), "shop", None, &question, now).unwrap()
+    }
+
+    fn verdict(lists: &Lists, question: serde_json::Value) -> Verdict {
+        ask_at(lists, question, NOW).verdict
+    }
+
+    use Verdict::{Allow, Challenge, Deny};
+
+    #[test]
+    fn whatever_is_blocked_is_denied_to_a_stranger_until_its_end() {
+        let mut lists = lists();
+        for (scope, value) in [
+            ("IP", "203.0.113.1"),
+            ("CIDR", "192.0.2.0/25"),
+            ("CIDR", "2001:db8:1:2::/64"),
+            ("CIDR", "2001:db8:9::/48"),
+            ("ACCOUNT", "ada"),
+            ("IP_ACCOUNT", "203.0.113.2|ben"),
+            ("DEVICE", "d1"),
+            ("USER_AGENT", "curl/8"),
+            ("TLS_FINGERPRINT", "t1"),
+            ("COUNTRY", "XX"),
+            ("ASN", "64496"),
+        ] {
+            block(&mut lists, scope, value, "BLOCK", None);
+        }
+        for denied in [
+            json!({"ip": "203.0.113.1"}),
+            json!({"ip": "::ffff:203.0.113.1"}),
+            json!({"ip": "192.0.2.127"}),
+            json!({"ip": "2001:db8:1:2:3::4"}),
+            json!({"ip": "2001:db8:9:1::4"}),
+            json!({"account": " ADA "}),
+            json!({"ip": "203.0.113.2", "account": "Ben"}),
+            json!({"device": "d1"}),
+            json!({"user_agent": "curl/8"}),
+            json!({"tls_fingerprint": "t1"}),
+            json!({"country": "XX"}),
+            json!({"asn": 64496}),
+        ] {
+            assert_eq!(verdict(&lists, denied.clone()), Deny, "{denied}");
+            assert_eq!(ask_at(&lists, denied.clone(), NOW + 1_000).verdict, Allow, "{denied}, ended");
+        }
+        for allowed in [
+            json!({}),
+            json!({"ip": "203.0.113.2"}),
+            json!({"ip": "192.0.2.128"}),
+            json!({"ip": "2001:db8:1:3::4"}),
+            json!({"ip": "203.0.113.2", "account": "eve"}),
+            json!({"ip": "203.0.113.3", "account": "ben"}),
+            json!({"account": "ad"}),
+            json!({"device": ""}),
+            json!({"asn": 64497}),
+        ] {
+            assert_eq!(verdict(&lists, allowed.clone()), Allow, "{allowed}");
+        }
+        let answer = ask_at(&lists, json!({"ip": "203.0.113.1"}), NOW);
+        assert_eq!((answer.action, answer.scope, answer.until), (Action::Block, Some(Scope::Ip), Some(NOW + 1_000)));
+        assert_eq!(answer.reason.as_deref(), Some("a test"));
+    }
+
+    #[test]
+    fn a_known_pair_passes_what_is_not_about_its_account_or_asked_for_by_a_person() {
+        let mut lists = lists();
+        let home: Source = "203.0.113.1".parse().unwrap();
+        knows(&mut lists, "ada", KnownBy::Source(home));
+        knows(&mut lists, "ada", KnownBy::Device("d1"));
+        block(&mut lists, "IP", "203.0.113.1", "BLOCK", None);
+        block(&mut lists, "IP", "203.0.113.2", "BLOCK", Some("eva"));
+        block(&mut lists, "IP", "203.0.113.3", "CHALLENGE", None);
+        block(&mut lists, "ACCOUNT", "ben", "BLOCK", None);
+        knows(&mut lists, "ben", KnownBy::Device("d1"));
+        let at =
+            |ip: &str, account: &str, device: Option<&str>| json!({"ip": ip, "account": account, "device": device});
+        assert!(ask_at(&lists, at("203.0.113.1", "Ada", None), NOW).known);
+        assert_eq!(verdict(&lists, at("203.0.113.1", "Ada", None)), Allow);
+        assert_eq!(verdict(&lists, at("203.0.113.1", "eve", None)), Deny);
+        assert_eq!(verdict(&lists, at("203.0.113.3", "ada", None)), Challenge);
+        assert_eq!(verdict(&lists, at("203.0.113.3", "ada", Some("d1"))), Allow);
+        assert_eq!(verdict(&lists, at("203.0.113.2", "ada", Some("d1"))), Deny);
+        assert_eq!(verdict(&lists, at("203.0.113.9", "ben", Some("d1"))), Deny);
+        block(&mut lists, "ACCOUNT", "ada", "STEP_UP", None);
+        assert_eq!(verdict(&lists, at("203.0.113.9", "ada", Some("d1"))), Allow);
+        assert_eq!(verdict(&lists, at("203.0.113.9", "ada", Some("d2"))), Challenge);
+        block(&mut lists, "DEVICE", "d1", "LOCK_ACCOUNT", None);
+        assert_eq!(verdict(&lists, at("203.0.113.9", "ada", Some("d1"))), Deny);
+    }
+
+    #[test]
+    fn the_attack_status_challenges_whom_it_says() {
+        let mut lists = lists();
+        knows(&mut lists, "ada", KnownBy::Device("d1"));
+        let stranger = || json!({"ip": "203.0.113.1", "account": "ada"});
+        let known = || json!({"ip": "203.0.113.1", "account": "ada", "device": "d1"});
+        assert_eq!(verdict(&lists, stranger()), Allow);
+        status(&mut lists, "UNKNOWN_PAIRS", json!([]));
+        assert_eq!((verdict(&lists, stranger()), verdict(&lists, known())), (Challenge, Allow));
+        // Without an account nobody is known.
+        assert_eq!(verdict(&lists, json!({"ip": "203.0.113.1"})), Challenge);
+        assert_eq!(ask_at(&lists, stranger(), NOW + 1_000).verdict, Allow, "it has expired");
+        assert_eq!(ask_at(&lists, stranger(), NOW).attack, AttackState::Attack);
+        status(&mut lists, "EVERYBODY", json!([]));
+        assert_eq!((verdict(&lists, stranger()), verdict(&lists, known())), (Challenge, Challenge));
+        status(&mut lists, "NOBODY", json!([]));
+        assert_eq!(verdict(&lists, stranger()), Allow);
+        let traits = json!([{"feature": "asn+user_agent", "value": "64496\u{1f}curl/8", "lift": 1.0, "share": 1.0}]);
+        status(&mut lists, "ATTACKED_TRAITS", traits);
+        assert_eq!(verdict(&lists, json!({"asn": 64496, "user_agent": "curl/8"})), Challenge);
+        assert_eq!(verdict(&lists, json!({"asn": 64496, "user_agent": "curl/9"})), Allow);
+        assert_eq!(verdict(&lists, json!({"asn": 64496})), Allow);
+    }
+
+    #[test]
+    fn who_is_exempt_is_restricted_by_what_stands_against_the_account_alone() {
+        let mut lists = lists();
+        status(&mut lists, "EVERYBODY", json!([]));
+        for (scope, value) in
+            [("IP", "198.51.100.7"), ("USER_AGENT", "curl/8"), ("ACCOUNT", "ada"), ("ACCOUNT", "robot")]
+        {
+            block(&mut lists, scope, value, "BLOCK", None);
+        }
+        assert_eq!(verdict(&lists, json!({"ip": "198.51.100.7", "user_agent": "curl/8"})), Allow);
+        assert_eq!(verdict(&lists, json!({"ip": "203.0.113.1", "account": "robot", "user_agent": "curl/8"})), Allow);
+        assert_eq!(verdict(&lists, json!({"ip": "198.51.100.7", "account": "ada"})), Deny);
+        assert_eq!(verdict(&lists, json!({"ip": "203.0.113.1", "user_agent": "curl/8"})), Deny);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_said() {
+        let lists = lists();
+        let ask = |question: Question| check(&lists, &key(), "shop", None, &question, NOW).map(|answer| answer.verdict);
+        let long = Some("x".repeat(10_000));
+        assert!(
+            ask(Question { ip: Some("203.0.113".to_owned()), ..Question::default() }).unwrap_err().starts_with("ip:")
+        );
+        let error = ask(Question { account: long.clone(), ..Question::default() }).unwrap_err();
+        assert!(error.starts_with("account:") && error.len() < 100, "{error}");
+        assert!(ask(Question { device: long, ..Question::default() }).is_err());
+        assert_eq!(ask(Question { account: Some("  ".to_owned()), ..Question::default() }), Ok(Allow));
     }
 }

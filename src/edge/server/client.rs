@@ -98,7 +98,9 @@ mod tests {
     #[test]
     fn this_machine_trusts_itself() {
         let proxies = TrustedProxies::loopback();
-        assert!(["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"].iter().all(|a| proxies.trusts(a.parse().unwrap())));
+        assert!(
+            ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"].iter().all(|a| proxies.trusts(a.parse().unwrap()))
+        );
         assert!(!["10.0.0.1", "::2", "203.0.113.9"].iter().any(|a| proxies.trusts(a.parse().unwrap())));
     }
 }

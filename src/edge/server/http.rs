@@ -12,8 +12,7 @@
 //! `POST` is answered with 400, 401, 429 or 503 then.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 
 use axum::Json;
 use axum::Router;
@@ -23,9 +22,9 @@ use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use serde::Serialize;
 
-use super::{Answer, Keys, Lists, Question, Told, TrustedProxies, Verdict, check};
+use super::server::{FORWARDED_FOR, Fault, tenant_of};
+use super::{Question, Server, Verdict, bouncer_routes};
 use crate::event::{AttackState, AttackStatus, ChallengePolicy, Millis};
 
 /// Largest body of a question, in bytes.
@@ -35,192 +34,6 @@ const VERDICT: HeaderName = HeaderName::from_static("x-portcullis-verdict");
 const ACTION: HeaderName = HeaderName::from_static("x-portcullis-action");
 const ATTACK: HeaderName = HeaderName::from_static("x-portcullis-attack");
 const KNOWN: HeaderName = HeaderName::from_static("x-portcullis-known");
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-
-/// How a server answers.
-pub struct ServerOptions {
-    pub keys: Keys,
-    pub proxies: TrustedProxies,
-    /// Whether a denied `GET` is let through with its verdict when the question does not say.
-    pub stealth: bool,
-    /// The clock of the process.
-    pub clock: Box<dyn Fn() -> Millis + Send + Sync>,
-}
-
-/// What the thread that takes records and those that answer share.
-pub struct Server {
-    lists: RwLock<Lists>,
-    is_ready: AtomicBool,
-    options: ServerOptions,
-    counts: Counts,
-}
-
-impl std::fmt::Debug for Server {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Server").field("is_ready", &self.is_ready).finish_non_exhaustive()
-    }
-}
-
-impl std::fmt::Debug for ServerOptions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ServerOptions").field("proxies", &self.proxies).finish_non_exhaustive()
-    }
-}
-
-/// Since the start.
-#[derive(Debug, Default)]
-struct Counts {
-    allowed: AtomicU64,
-    challenged: AtomicU64,
-    denied: AtomicU64,
-    not_ready: AtomicU64,
-    without_key: AtomicU64,
-    not_understood: AtomicU64,
-    over_rate: AtomicU64,
-}
-
-/// How a server stands.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct EdgeStatus {
-    pub is_ready: bool,
-    /// Entries held, ended and exempted ones included.
-    pub entries: usize,
-    pub entries_refused: u64,
-    /// Records of the other topics that could not be used.
-    pub records_refused: u64,
-    pub known_pairs: usize,
-    /// Pairs that were not taken because too many are held.
-    pub known_pairs_refused: u64,
-    pub allowed: u64,
-    pub challenged: u64,
-    pub denied: u64,
-    /// Questions that came before the topics were read.
-    pub not_ready: u64,
-    pub without_key: u64,
-    pub not_understood: u64,
-    /// Questions about accounts beyond what their key may ask.
-    pub over_rate: u64,
-}
-
-/// Why a question is not answered.
-#[derive(Debug)]
-enum Fault {
-    NotReady,
-    NoKey,
-    NotUnderstood(String),
-    OverRate,
-}
-
-impl Server {
-    #[must_use]
-    pub fn new(lists: Lists, options: ServerOptions) -> Self {
-        Server { lists: RwLock::new(lists), is_ready: AtomicBool::new(false), options, counts: Counts::default() }
-    }
-
-    /// Takes something that changes the lists.
-    pub fn take(&self, change: impl FnOnce(&mut Lists) -> Told) -> Told {
-        change(&mut self.lists.write().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Lets go of what ended a while ago.
-    pub fn forget_ended(&self, now: Millis) {
-        self.lists.write().unwrap_or_else(PoisonError::into_inner).forget_ended(now);
-    }
-
-    /// Every topic was read to the end that it had at start: from here on questions are answered.
-    pub fn caught_up(&self) {
-        self.is_ready.store(true, Ordering::Release);
-    }
-
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.is_ready.load(Ordering::Acquire)
-    }
-
-    #[must_use]
-    pub fn status(&self) -> EdgeStatus {
-        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let (lists, counts) = (self.lists(), &self.counts);
-        EdgeStatus {
-            is_ready: self.is_ready(),
-            entries: lists.desired().len(),
-            entries_refused: lists.desired().refused().values().sum(),
-            records_refused: lists.records_refused(),
-            known_pairs: lists.known().len(),
-            known_pairs_refused: lists.known().refused(),
-            allowed: count(&counts.allowed),
-            challenged: count(&counts.challenged),
-            denied: count(&counts.denied),
-            not_ready: count(&counts.not_ready),
-            without_key: count(&counts.without_key),
-            not_understood: count(&counts.not_understood),
-            over_rate: count(&counts.over_rate),
-        }
-    }
-
-    fn lists(&self) -> RwLockReadGuard<'_, Lists> {
-        self.lists.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn now(&self) -> Millis {
-        (self.options.clock)()
-    }
-
-    /// The key of a request, and whether anything can be answered yet.
-    fn admit(&self, headers: &HeaderMap) -> Result<usize, Fault> {
-        let bearer = || headers.get(header::AUTHORIZATION)?.as_bytes().strip_prefix(b"Bearer ");
-        let presented = headers.get(API_KEY).map(HeaderValue::as_bytes).or_else(bearer);
-        let key = presented.and_then(|presented| self.options.keys.find(presented)).ok_or(Fault::NoKey)?;
-        if self.is_ready() { Ok(key) } else { Err(Fault::NotReady) }
-    }
-
-    /// The client of a request, by what trusted proxies say.
-    fn client(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
-        // What is not text is no address either.
-        let lines = headers.get_all(FORWARDED_FOR).iter().map(|line| line.to_str().unwrap_or("?"));
-        self.options.proxies.client(peer, lines)
-    }
-
-    fn answer(&self, peer: IpAddr, headers: &HeaderMap, question: &Question) -> Result<Answer, Fault> {
-        let key = self.admit(headers)?;
-        let now = self.now();
-        if question.account.is_some() && !self.options.keys.may_name_an_account(key, now) {
-            return Err(Fault::OverRate);
-        }
-        let lists = self.lists();
-        let tenant = tenant_of(&lists, question.tenant.as_deref())?;
-        let address = self.client(peer, headers);
-        let answer = check(&lists, tenant, address, question, now).map_err(Fault::NotUnderstood)?;
-        let count = match answer.verdict {
-            Verdict::Allow => &self.counts.allowed,
-            Verdict::Challenge => &self.counts.challenged,
-            Verdict::Deny => &self.counts.denied,
-        };
-        count.fetch_add(1, Ordering::Relaxed);
-        Ok(answer)
-    }
-
-    fn count(&self, fault: &Fault) {
-        let count = match fault {
-            Fault::NotReady => &self.counts.not_ready,
-            Fault::NoKey => &self.counts.without_key,
-            Fault::NotUnderstood(_) => &self.counts.not_understood,
-            Fault::OverRate => &self.counts.over_rate,
-        };
-        count.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// The tenant that is asked about: the one that is named, else the only one.
-fn tenant_of<'a>(lists: &'a Lists, named: Option<&'a str>) -> Result<&'a str, Fault> {
-    let wrong = |what: &str| Fault::NotUnderstood(what.to_owned());
-    match named.or_else(|| lists.tenant()) {
-        Some(tenant) if lists.serves(tenant) => Ok(tenant),
-        Some(_) => Err(wrong("tenant: this server answers for another one")),
-        None => Err(wrong("tenant: this server has several; say which")),
-    }
-}
 
 /// Everything that is asked over HTTP.
 pub fn routes(server: Arc<Server>) -> Router {
@@ -228,13 +41,15 @@ pub fn routes(server: Arc<Server>) -> Router {
     Router::new()
         .route("/v1/check", check)
         .route("/v1/check/{tenant}", get(check_client))
+        .route("/v1/check/{tenant}/", get(check_client))
         .route("/v1/check/{tenant}/{*path}", get(check_client_behind_a_path))
         .route("/v1/attack-status/{tenant}", get(attack_status))
+        .merge(bouncer_routes())
         .with_state(server)
 }
 
-type Peer = ConnectInfo<SocketAddr>;
-type Shared = State<Arc<Server>>;
+pub(super) type Peer = ConnectInfo<SocketAddr>;
+pub(super) type Shared = State<Arc<Server>>;
 
 async fn check_by_query(
     State(server): Shared,
@@ -277,9 +92,8 @@ async fn check_by_body(
         Ok(body) => serde_json::from_slice::<Question>(&body).map_err(|e| e.to_string()),
         Err(rejection) => Err(rejection.body_text()),
     };
-    let answer = question
-        .map_err(Fault::NotUnderstood)
-        .and_then(|question| server.answer(peer.ip(), &headers, &question));
+    let answer =
+        question.map_err(Fault::NotUnderstood).and_then(|question| server.answer(peer.ip(), &headers, &question));
     match answer {
         Ok(answer) => Json(answer).into_response(),
         Err(fault) => server.fault_to_page(&fault),

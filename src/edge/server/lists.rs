@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::KnownPairs;
 use crate::edge::{Desired, ENTRY_BYTES_MAX, Refusal, Taken, Tenants};
+use crate::engine::{KnownPair, day_of};
 use crate::event::wire::decode_output;
 use crate::event::{AttackStatus, BlocklistEntry, Exemption, Millis, Scope, split_key};
 use crate::topology::exemptions::{Exemptions, is_tenant, prefix_of};
@@ -117,11 +118,19 @@ impl Lists {
             Ok(_) => return self.refuse("attack-status", "key and record disagree, or it is too long"),
             Err(error) => return self.refuse("attack-status", &error.to_string()),
         };
-        match self.statuses.get_mut(tenant) {
-            Some(held) if held.updated_at > status.updated_at => {}
-            Some(held) => *held = status,
-            None if self.statuses.len() >= STATUSES_MAX => self.refuse("attack-status", "too many tenants"),
-            None => drop(self.statuses.insert(tenant.into(), status)),
+        let held = self.statuses.get(tenant);
+        if held.is_none() && self.statuses.len() >= STATUSES_MAX {
+            self.refuse("attack-status", "too many tenants");
+        } else if held.is_none_or(|held| held.updated_at <= status.updated_at) {
+            self.statuses.insert(tenant.into(), status);
+        }
+    }
+
+    /// Takes one record of `known-pairs`.
+    pub fn pair(&mut self, key: &[u8], value: Option<&[u8]>) {
+        match KnownPair::of_record(key, value) {
+            Ok(pair) => self.known.set(pair.key, pair.day),
+            Err(why) => self.refuse("known-pairs", &why),
         }
     }
 
@@ -134,6 +143,14 @@ impl Lists {
     #[must_use]
     pub fn serves(&self, tenant: &str) -> bool {
         self.tenant.as_deref().is_none_or(|own| own == tenant)
+    }
+
+    /// The parts of a key whose value is given to everybody who enforces; where several tenants are served, the name of
+    /// one's account means nothing to another, and only addresses are.
+    pub(super) fn decided<'a>(&self, key: &'a str) -> Option<(&'a str, Scope, &'a str)> {
+        let (tenant, scope, value) = split_key(key)?;
+        let scope = Scope::from_name(scope)?;
+        (self.tenant.is_some() || scope.is_address()).then_some((tenant, scope, value))
     }
 
     /// The one tenant, when there is only one.
@@ -153,18 +170,16 @@ impl Lists {
         &self.desired
     }
 
-    /// Lets go of what ended a while ago.
-    pub fn forget_ended(&mut self, now: Millis) {
+    /// Lets go of what ended a while ago, and of a part of the pairs that are known no more; `turn` is another number at
+    /// every call.
+    pub fn forget(&mut self, turn: usize, now: Millis) {
         self.desired.forget_ended(now);
+        self.known.forget_old(turn, day_of(now));
     }
 
     #[must_use]
     pub const fn known(&self) -> &KnownPairs {
         &self.known
-    }
-
-    pub const fn known_mut(&mut self) -> &mut KnownPairs {
-        &mut self.known
     }
 
     /// Lengths of ranges that may be held, the longest first.

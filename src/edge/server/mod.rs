@@ -8,19 +8,27 @@
 //!                                      └─────▶ GET /v1/blocklist      appliances that pull
 //! ```
 //!
-//! [`Lists`], [`check`] and [`Decisions`] are values: records and the time go in, answers come out. [`routes`] puts
+//! [`Lists`], [`check`](check()) and [`Decisions`] are values: records and the time go in, answers come out. [`routes`] puts
 //! HTTP around them. One thread takes records, any number answer; what they share stands in [`Server`].
 
+mod bouncers;
 mod check;
 mod client;
+mod decisions;
 mod http;
 mod keys;
 mod known;
+mod lapi;
 mod lists;
+mod server;
 
+pub use bouncers::{BOUNCERS_MAX, Bouncer};
 pub use check::{Answer, Question, Verdict, check};
 pub use client::{HOPS_MAX, TrustedProxies};
-pub use http::{EdgeStatus, Server, ServerOptions, routes};
+pub use decisions::{AGAIN_MAX, Decision, Decisions, GONE_KEPT_MS, GONE_MAX};
+pub use http::routes;
 pub use keys::{KEYS_MAX, Keys, Rate};
 pub use known::{KNOWN_FOR_DAYS, KnownPairs, PAIRS_MAX};
+use lapi::bouncer_routes;
 pub use lists::{Lists, STATUSES_MAX, Told};
+pub use server::{EdgeStatus, Server, ServerOptions};
