@@ -199,10 +199,10 @@ impl<'a> Asked<'a> {
 
     fn is_exempt(&self, lists: &Lists, now: Millis) -> bool {
         let exemptions = lists.desired().exemptions();
-        let by_source = || Some(exemptions.covers_source(self.tenant, self.source?, now)?);
-        let by_account = || Some(exemptions.covers_account(self.tenant, self.account.as_deref()?, now)?);
-        let by_device = || Some(exemptions.covers_device(self.tenant, self.device()?, now)?);
-        let by_asn = || Some(exemptions.covers_asn(self.tenant, self.question.asn?, now)?);
+        let by_source = || exemptions.covers_source(self.tenant, self.source?, now);
+        let by_account = || exemptions.covers_account(self.tenant, self.account.as_deref()?, now);
+        let by_device = || exemptions.covers_device(self.tenant, self.device()?, now);
+        let by_asn = || exemptions.covers_asn(self.tenant, self.question.asn?, now);
         by_source().or_else(by_account).or_else(by_device).or_else(by_asn).is_some()
     }
 

@@ -23,8 +23,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::server::{FORWARDED_FOR, Fault, tenant_of};
-use super::{Question, Server, Verdict, bouncer_routes};
+use super::shared::{FORWARDED_FOR, Fault, tenant_of};
+use super::{Question, Server, Verdict, bouncer_routes, list_routes};
 use crate::event::{AttackState, AttackStatus, ChallengePolicy, Millis};
 
 /// Largest body of a question, in bytes.
@@ -45,6 +45,7 @@ pub fn routes(server: Arc<Server>) -> Router {
         .route("/v1/check/{tenant}/{*path}", get(check_client_behind_a_path))
         .route("/v1/attack-status/{tenant}", get(attack_status))
         .merge(bouncer_routes())
+        .merge(list_routes())
         .with_state(server)
 }
 
@@ -165,7 +166,7 @@ impl Server {
         self.fault(status, fault)
     }
 
-    fn fault_to_page(&self, fault: &Fault) -> Response {
+    pub(super) fn fault_to_page(&self, fault: &Fault) -> Response {
         let status = match fault {
             Fault::NotReady => StatusCode::SERVICE_UNAVAILABLE,
             Fault::NoKey => StatusCode::UNAUTHORIZED,

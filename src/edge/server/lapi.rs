@@ -29,7 +29,7 @@ use super::Server;
 use super::bouncers::{Named, Usage};
 use super::decisions::{Decision, Item, Target, kind};
 use super::http::{Peer, Shared};
-use super::server::Fault;
+use super::shared::Fault;
 use crate::event::{Millis, Scope, Source};
 
 /// Who decided, when no person did.

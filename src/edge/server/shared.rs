@@ -182,7 +182,7 @@ impl Server {
     #[must_use]
     pub fn status(&self) -> EdgeStatus {
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let (lists, counts) = (self.lists(), &self.counts);
+        let (lists, bouncers, counts) = (self.lists(), self.bouncers(), &self.counts);
         EdgeStatus {
             is_ready: self.is_ready(),
             entries: lists.desired().len(),
@@ -197,8 +197,8 @@ impl Server {
             without_key: count(&counts.without_key),
             not_understood: count(&counts.not_understood),
             over_rate: count(&counts.over_rate),
-            dropped_by_bouncers: self.bouncers().dropped(),
-            bouncers: self.bouncers().latest(),
+            dropped_by_bouncers: bouncers.dropped(),
+            bouncers: bouncers.latest(),
         }
     }
 
