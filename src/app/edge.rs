@@ -24,8 +24,10 @@ use super::{Connection, Ending};
 use crate::console::Shown;
 use crate::edge::server::{EdgeStatus, Keys, Lists, Rate, Server, ServerOptions, TrustedProxies};
 use crate::event::Millis;
+use crate::event::wire::login_event_to_json;
 use crate::log::Incoming;
 use crate::log::follow::{Followed, Follower, ReadFrom};
+use crate::log::publish::Publisher;
 use crate::topology::exemptions::Exemptions;
 use crate::window::HashKey;
 
@@ -37,6 +39,8 @@ const BATCH_MAX: u64 = 10_000;
 const REFRESH_MS: Millis = 30_000;
 /// How often what is due by the clock is done, in milliseconds. Answers go by the clock themselves.
 const TICK_MS: Millis = 1_000;
+/// Most events of what was denied that wait for their delivery.
+const REPORTS_MAX: usize = 10_000;
 /// How long answers that are under way at a stop may take.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// Most threads that answer.
@@ -70,6 +74,9 @@ pub struct EdgeArgs {
     /// Let a denied request pass with its verdict, for a page that shows it as a wrong password
     #[arg(long)]
     pub stealth: bool,
+    /// Publish what is denied as BLOCKED attempts; leave it out where the login page publishes them
+    #[arg(long)]
+    pub report_stops: bool,
     /// Questions about accounts that one key may ask a second
     #[arg(long, value_name = "NUMBER", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub account_rate: u32,
@@ -160,6 +167,7 @@ impl Shown for EdgeShown {
         gauge!("portcullis_edge_bouncers").set(status.bouncers.len() as f64);
         counter!("portcullis_edge_bouncer_dropped_total").absolute(status.dropped_by_bouncers);
         let refused = status.entries_refused + status.records_refused + status.known_pairs_refused;
+        counter!("portcullis_edge_stops_untold_total").absolute(status.stops_untold);
         counter!("portcullis_edge_records_refused_total").absolute(refused);
     }
 }
@@ -191,13 +199,21 @@ pub fn run(
     };
     let own_clock = Arc::clone(&clock);
     let clock_of_answers = Box::new(move || own_clock());
-    let options = ServerOptions { keys, proxies, hash_key, stealth: args.stealth, clock: clock_of_answers };
+    let options = ServerOptions {
+        keys,
+        proxies,
+        hash_key,
+        stealth: args.stealth,
+        report_stops: args.report_stops,
+        clock: clock_of_answers,
+    };
     let server = Arc::new(Server::new(Lists::new(args.tenant.as_deref(), exemptions), options));
     let shown = Arc::new(EdgeShown { server: Arc::clone(&server), followed: Mutex::default() });
     let routes = crate::edge::server::routes(Arc::clone(&server)).merge(page(Arc::clone(&shown) as Arc<dyn Shown>)?);
     let serving = Serving::start(&args.listen, args.threads, routes, Arc::clone(&stop))?;
     listening(serving.address);
-    let followed = follow(connection, &server, &shown, &*clock, &stop);
+    let reporter = args.report_stops.then(|| Reporter::new(connection, clock())).transpose();
+    let followed = reporter.and_then(|reporter| follow(connection, &server, &shown, reporter, &*clock, &stop));
     stop.store(true, Ordering::Relaxed);
     serving.end();
     followed.map(|()| Ending::Well)
@@ -207,6 +223,7 @@ fn follow(
     connection: &Connection,
     server: &Server,
     shown: &EdgeShown,
+    mut reporter: Option<Reporter>,
     clock: &dyn Fn() -> Millis,
     stop: &AtomicBool,
 ) -> Result<()> {
@@ -239,6 +256,9 @@ fn follow(
             tick_at = now.saturating_add(TICK_MS);
             server.tick(turn, ticked_at, now);
             ticked_at = now;
+            if let Some(reporter) = &mut reporter {
+                reporter.report(server, now)?;
+            }
             turn = turn.wrapping_add(1);
         }
         if now >= refresh_at {
@@ -251,6 +271,36 @@ fn follow(
             FollowStatus { records, partitions_behind: follower.behind(), cluster_failures: follower.failures() };
     }
     Ok(())
+}
+
+/// Publishes what was denied.
+struct Reporter {
+    publisher: Publisher,
+    topic: String,
+    /// Makes the ids of this process others than those of any other.
+    prefix: String,
+    number: u64,
+}
+
+impl Reporter {
+    fn new(connection: &Connection, now: Millis) -> Result<Self> {
+        let topic = connection.topics.public("login-events");
+        let publisher = Publisher::new(&connection.client)?;
+        publisher.check(&topic)?;
+        let secret = std::hash::RandomState::new();
+        let prefix = format!("edge-{now}-{:016x}", std::hash::BuildHasher::hash_one(&secret, std::process::id()));
+        Ok(Reporter { publisher, topic, prefix, number: 0 })
+    }
+
+    /// What finds no room now is summed up further and told later, so that nothing waits for a cluster that is away.
+    fn report(&mut self, server: &Server, now: Millis) -> Result<()> {
+        self.publisher.poll(Duration::ZERO);
+        let room = REPORTS_MAX.saturating_sub(self.publisher.in_flight());
+        for event in server.stopped(room, &self.prefix, &mut self.number) {
+            self.publisher.send(&self.topic, None, &login_event_to_json(&event), now)?;
+        }
+        Ok(())
+    }
 }
 
 /// The topics that are followed, by their names in this cluster.

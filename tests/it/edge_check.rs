@@ -1,7 +1,9 @@
 //! The check route: a real cluster, a real nginx that asks for every request, and a login page that asks with a name.
 
 use portcullis::engine::KnownBy;
-use portcullis::event::{Action, ChallengePolicy, Millis, Scope};
+use portcullis::event::wire::{Encoding, canonical, decode};
+use portcullis::event::{Action, Attempt, ChallengePolicy, Millis, Outcome, Scope};
+use portcullis::log::follow::{Follower, ReadFrom};
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use serde_json::json;
@@ -9,7 +11,7 @@ use serde_json::json;
 use crate::support::edge::{Edge, KEY, START, Teller};
 use crate::support::kafka::shared;
 use crate::support::nginx::Nginx;
-use crate::support::records::{DEADLINE, connection, connection_with_topics};
+use crate::support::records::{DEADLINE, connection, connection_with_topics, next_record};
 use crate::support::until;
 
 const HOUR: Millis = 3_600_000;
@@ -154,13 +156,19 @@ fn a_question_without_a_right_to_it_or_without_sense_is_not_answered() {
     assert_eq!((&edge.status()["entries_refused"], &edge.status()["records_refused"]), (&json!(2), &json!(5)));
     assert_eq!(edge.get("/v1/attack-status/shop").status, 200);
     let key = [("X-Api-Key", KEY)];
-    let bearer = [("Authorization", &*format!("Bearer {KEY}"))];
-    assert_eq!(edge.ask("GET", "/v1/check?ip=203.0.113.1", &bearer, "").status, 403);
+    // The second is `anybody` and the key.
+    for authorization in [&*format!("Bearer {KEY}"), "Basic YW55Ym9keTowMTIzNDU2Nzg5YWJjZGVm"] {
+        let headers = [("Authorization", authorization)];
+        assert_eq!(edge.ask("GET", "/v1/check?ip=203.0.113.1", &headers, "").status, 403);
+    }
 
     // A proxy must not take a fault for a deny; a page is told what it did wrong.
     for (method, path, headers, body, status) in [
         ("GET", "/v1/check", &[][..], "", 500),
         ("GET", "/v1/check", &[("X-Api-Key", "fedcba9876543210")][..], "", 500),
+        ("GET", "/v1/check", &[("Authorization", "Basic YW55Ym9keQ")][..], "", 500),
+        ("GET", "/v1/check", &[("Authorization", "Basic ???")][..], "", 500),
+        ("GET", "/v1/check", &[("Authorization", "Digest")][..], "", 500),
         ("GET", "/v1/check?ip=203.0.113", &key[..], "", 500),
         ("GET", "/v1/check?adress=203.0.113.1", &key[..], "", 500),
         ("GET", "/v1/check?tenant=bank", &key[..], "", 500),
@@ -218,6 +226,70 @@ fn a_proxy_that_appends_the_clients_path_is_answered_about_the_client_alone() {
     stealthy.until_ready();
     assert_eq!(stealthy.ask("GET", "/v1/check", &from("203.0.113.1"), "").status, 200);
     assert_eq!(stealthy.ask("GET", "/v1/check?stealth=false", &from("203.0.113.1"), "").status, 403);
+}
+
+#[test]
+fn what_is_denied_is_published_as_blocked_attempts() {
+    let connection = connection_with_topics(shared().bootstrap(), "edge-stops");
+    let teller = Teller::new(&connection);
+    teller.restrict(Scope::Ip, "203.0.113.1", Action::Block, None, 1);
+    teller.restrict(Scope::Ip, "203.0.113.2", Action::Challenge, None, 1);
+    let edge = Edge::start(&connection, "--report-stops");
+    edge.until_ready();
+    for _ in 0..3 {
+        assert_eq!(edge.get("/v1/check?ip=203.0.113.1").status, 403);
+    }
+    edge.check(&json!({"ip": "203.0.113.1", "account": "Ada"}));
+    edge.check(&json!({"ip": "203.0.113.2", "account": "Ada"}));
+    edge.pass(1_000);
+    let topic = connection.topics.public("login-events");
+    let mut follower = Follower::new(&connection.client, &[topic], ReadFrom::Start).unwrap();
+    let told: Vec<Attempt> = (0..2)
+        .map(|_| {
+            let event =
+                decode(&next_record(&mut follower).value.unwrap(), Encoding::Json { body: 0 }, None).unwrap().event;
+            canonical(event, edge.now(), None).unwrap()
+        })
+        .collect();
+    let mut seen: Vec<_> = told.iter().map(|a| (a.source.to_string(), &*a.account, a.outcome, a.count)).collect();
+    seen.sort_unstable_by_key(|(.., count)| *count);
+    let source = || "203.0.113.1".to_owned();
+    assert_eq!(seen, [(source(), "ada", Outcome::Blocked, 1), (source(), "", Outcome::Blocked, 3)]);
+    assert_ne!(told[0].event_id, told[1].event_id);
+}
+
+/// The program itself.
+#[test]
+fn the_program_says_what_is_wrong_with_its_keys() {
+    let home = tempfile::tempdir().unwrap();
+    let keys = home.path().join("keys");
+    let run = |keys: &std::path::Path, more: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["edge", "--listen", "127.0.0.1:0", "--bootstrap", "127.0.0.1:1", "--keys"])
+            .arg(keys)
+            .args(more)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = run(&keys, &["--tenant", "shop"]);
+    assert!(code == Some(2) && said.contains("the file of keys"), "{code:?} {said}");
+    std::fs::write(&keys, "nginx: secret\n").unwrap();
+    let (code, said) = run(&keys, &["--tenant", "shop"]);
+    assert!(code == Some(2) && said.contains("line 1: a key has 16") && !said.contains("secret\n"), "{code:?} {said}");
+    std::fs::write(&keys, format!("nginx: {KEY}\n")).unwrap();
+    for (more, words) in [
+        (&[][..], "--tenant"),
+        (&["--tenant", "shop", "--all-tenants"][..], "cannot be used with"),
+        (&["--tenant", "shop", "--trusted-proxy", "10.0.0.1/40"][..], "--trusted-proxy"),
+        (&["--tenant", "shop", "--threads", "0"][..], "--threads"),
+    ] {
+        let (code, said) = run(&keys, more);
+        assert!(code == Some(2) && said.contains(words), "{more:?}: {code:?} {said}");
+    }
+    // No cluster.
+    let (code, said) = run(&keys, &["--tenant", "shop"]);
+    assert!(code == Some(1) && said.contains("127.0.0.1:1"), "{code:?} {said}");
 }
 
 #[test]

@@ -84,29 +84,19 @@ pub struct Answer {
 }
 
 /// A question in canonical form.
-struct Asked<'a> {
-    tenant: &'a str,
-    source: Option<Source>,
-    account: Option<String>,
+#[derive(Debug)]
+pub struct Asked<'a> {
+    pub tenant: &'a str,
+    pub source: Option<Source>,
+    pub account: Option<String>,
     question: &'a Question,
 }
 
-/// Answers a question about the tenant `tenant` and the client `address` at `now`. Pairs are known under `hash_key`,
-/// that of the job.
-///
-/// # Errors
-/// The question makes no sense: what is wrong with it.
-pub fn check(
-    lists: &Lists,
-    hash_key: &HashKey,
-    tenant: &str,
-    address: Option<IpAddr>,
-    question: &Question,
-    now: Millis,
-) -> Result<Answer, String> {
-    let asked = Asked::new(tenant, address, question)?;
+/// Answers a question at `now`. Pairs are known under `hash_key`, that of the job.
+#[must_use]
+pub fn check(lists: &Lists, hash_key: &HashKey, asked: &Asked<'_>, now: Millis) -> Answer {
     let known = asked.is_known(lists, hash_key, now);
-    let status = lists.status_of(tenant, now);
+    let status = lists.status_of(asked.tenant, now);
     let mut answer = Answer {
         verdict: Verdict::Allow,
         action: Action::None,
@@ -145,7 +135,7 @@ pub fn check(
     if answer.verdict == Verdict::Allow && !exempt && asked.is_challenged_by(status, known) {
         answer.verdict = Verdict::Challenge;
     }
-    Ok(answer)
+    answer
 }
 
 /// What an entry in force means for an attempt.
@@ -166,7 +156,11 @@ fn verdict_of(entry: &BlocklistEntry, known: bool) -> Verdict {
 }
 
 impl<'a> Asked<'a> {
-    fn new(tenant: &'a str, address: Option<IpAddr>, question: &'a Question) -> Result<Self, String> {
+    /// A question about the tenant `tenant` and, unless it names another, the client `address`.
+    ///
+    /// # Errors
+    /// It makes no sense: what is wrong with it.
+    pub fn new(tenant: &'a str, address: Option<IpAddr>, question: &'a Question) -> Result<Self, String> {
         let limits = [
             ("device", &question.device, TEXT_BYTES_MAX),
             ("user_agent", &question.user_agent, USER_AGENT_BYTES_MAX),
@@ -320,7 +314,7 @@ mod tests {
 
     fn ask_at(lists: &Lists, question: serde_json::Value, now: Millis) -> Answer {
         let question: Question = serde_json::from_value(question).unwrap();
-        check(lists, &key(), "shop", None, &question, now).unwrap()
+        check(lists, &key(), &Asked::new("shop", None, &question).unwrap(), now)
     }
 
     fn verdict(lists: &Lists, question: serde_json::Value) -> Verdict {
@@ -451,7 +445,10 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_said() {
         let lists = lists();
-        let ask = |question: Question| check(&lists, &key(), "shop", None, &question, NOW).map(|answer| answer.verdict);
+        let ask = |question: Question| {
+            let asked = Asked::new("shop", None, &question)?;
+            Ok::<_, String>(check(&lists, &key(), &asked, NOW).verdict)
+        };
         let long = Some("x".repeat(10_000));
         assert!(
             ask(Question { ip: Some("203.0.113".to_owned()), ..Question::default() }).unwrap_err().starts_with("ip:")

@@ -180,7 +180,7 @@ impl Server {
         self.count(fault);
         let message = match fault {
             Fault::NotReady => "the lists are not read yet",
-            Fault::NoKey => "a key is needed: X-Api-Key, or Authorization: Bearer",
+            Fault::NoKey => "a key is needed: X-Api-Key, or Authorization",
             Fault::NotUnderstood(what) => what,
             Fault::OverRate => "this key asks about too many accounts a second",
         };

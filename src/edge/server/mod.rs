@@ -22,9 +22,10 @@ mod known;
 mod lapi;
 mod lists;
 mod shared;
+mod stops;
 
 pub use bouncers::{BOUNCERS_MAX, Bouncer};
-pub use check::{Answer, Question, Verdict, check};
+pub use check::{Answer, Asked, Question, Verdict, check};
 pub use client::{HOPS_MAX, TrustedProxies};
 pub use decisions::{AGAIN_MAX, Decision, Decisions, GONE_KEPT_MS, GONE_MAX};
 use formats::list_routes;
@@ -34,3 +35,4 @@ pub use known::{KNOWN_FOR_DAYS, KnownPairs, PAIRS_MAX};
 use lapi::bouncer_routes;
 pub use lists::{Lists, STATUSES_MAX, Told};
 pub use shared::{EdgeStatus, Server, ServerOptions};
+pub use stops::STOPS_MAX;

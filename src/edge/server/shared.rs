@@ -6,14 +6,16 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, header};
+use base64::Engine as _;
 use serde::Serialize;
 
 use super::bouncers::{Bouncer, Bouncers};
 use super::decisions::{Decision, Decisions};
-use super::{Answer, Keys, Lists, Question, Told, TrustedProxies, Verdict, check};
+use super::stops::Stops;
+use super::{Answer, Asked, Keys, Lists, Question, Told, TrustedProxies, Verdict, check};
 use crate::edge::Standing;
-use crate::event::{BlocklistEntry, Millis};
+use crate::event::{BlocklistEntry, LoginEvent, Millis};
 use crate::window::HashKey;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -27,6 +29,8 @@ pub struct ServerOptions {
     pub hash_key: HashKey,
     /// Whether a denied `GET` is let through with its verdict when the question does not say.
     pub stealth: bool,
+    /// Whether what is denied is summed up, to be published.
+    pub report_stops: bool,
     /// The clock of the process.
     pub clock: Box<dyn Fn() -> Millis + Send + Sync>,
 }
@@ -36,6 +40,7 @@ pub struct Server {
     lists: RwLock<Lists>,
     decisions: RwLock<Decisions>,
     bouncers: Mutex<Bouncers>,
+    stops: Mutex<Stops>,
     is_ready: AtomicBool,
     pub(super) options: ServerOptions,
     counts: Counts,
@@ -80,6 +85,8 @@ pub struct EdgeStatus {
     pub allowed: u64,
     pub challenged: u64,
     pub denied: u64,
+    /// Denied attempts that are not published because too many sources came at a time.
+    pub stops_untold: u64,
     /// Questions that came before the topics were read.
     pub not_ready: u64,
     pub without_key: u64,
@@ -108,6 +115,7 @@ impl Server {
             lists: RwLock::new(lists),
             decisions: RwLock::default(),
             bouncers: Mutex::default(),
+            stops: Mutex::default(),
             is_ready: AtomicBool::new(false),
             options,
             counts: Counts::default(),
@@ -193,6 +201,7 @@ impl Server {
             allowed: count(&counts.allowed),
             challenged: count(&counts.challenged),
             denied: count(&counts.denied),
+            stops_untold: self.stops().untold(),
             not_ready: count(&counts.not_ready),
             without_key: count(&counts.without_key),
             not_understood: count(&counts.not_understood),
@@ -223,15 +232,24 @@ impl Server {
         self.bouncers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn stops(&self) -> MutexGuard<'_, Stops> {
+        self.stops.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// At most `most` events of what was denied and is not told yet; `prefix` and `number` make their ids.
+    pub fn stopped(&self, most: usize, prefix: &str, number: &mut u64) -> Vec<LoginEvent> {
+        self.stops().tell(most, prefix, number, self.now())
+    }
+
     pub(super) fn now(&self) -> Millis {
         (self.options.clock)()
     }
 
     /// The key of a request, and whether anything can be answered yet.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<usize, Fault> {
-        let bearer = || headers.get(header::AUTHORIZATION)?.as_bytes().strip_prefix(b"Bearer ");
-        let presented = headers.get(API_KEY).map(HeaderValue::as_bytes).or_else(bearer);
-        let key = presented.and_then(|presented| self.options.keys.find(presented)).ok_or(Fault::NoKey)?;
+        let presented =
+            headers.get(API_KEY).map(|key| key.as_bytes().to_vec()).or_else(|| key_of_authorization(headers));
+        let key = presented.and_then(|presented| self.options.keys.find(&presented)).ok_or(Fault::NoKey)?;
         if self.is_ready() { Ok(key) } else { Err(Fault::NotReady) }
     }
 
@@ -251,8 +269,11 @@ impl Server {
         let lists = self.lists();
         let tenant = tenant_of(&lists, question.tenant.as_deref())?;
         let address = self.client(peer, headers);
-        let answer =
-            check(&lists, &self.options.hash_key, tenant, address, question, now).map_err(Fault::NotUnderstood)?;
+        let asked = Asked::new(tenant, address, question).map_err(Fault::NotUnderstood)?;
+        let answer = check(&lists, &self.options.hash_key, &asked, now);
+        if let (Verdict::Deny, Some(source), true) = (answer.verdict, asked.source, self.options.report_stops) {
+            self.stops().note(tenant, source, asked.account.as_deref());
+        }
         let count = match answer.verdict {
             Verdict::Allow => &self.counts.allowed,
             Verdict::Challenge => &self.counts.challenged,
@@ -271,6 +292,18 @@ impl Server {
         };
         count.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// The key in `Authorization`: a bearer's token, or the password of whatever user, which is all that some appliances can
+/// send.
+fn key_of_authorization(headers: &HeaderMap) -> Option<Vec<u8>> {
+    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+    if let Some(token) = value.strip_prefix(b"Bearer ") {
+        return Some(token.to_vec());
+    }
+    let pair = base64::prelude::BASE64_STANDARD.decode(value.strip_prefix(b"Basic ")?).ok()?;
+    let colon = pair.iter().position(|byte| *byte == b':')?;
+    Some(pair[colon + 1..].to_vec())
 }
 
 /// The tenant that is asked about: the one that is named, else the only one.

@@ -155,7 +155,11 @@ pub fn acls(topics: &Topics, role: Role, group: Option<&str>) -> Vec<Acl> {
         }
         Role::Edge => {
             let followed = public(&["blocklist", "exemptions", "attack-status", "known-pairs"]);
-            vec![topic(followed, &[Read], "what questions are answered from"), follow_group]
+            vec![
+                topic(followed, &[Read], "what questions are answered from"),
+                topic(public(&["login-events"]), &[Write], "what is denied, with --report-stops"),
+                follow_group,
+            ]
         }
         Role::Publisher => vec![topic(public(&["login-events"]), &[Write], "login events")],
         Role::Subscriber => {

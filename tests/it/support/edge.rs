@@ -46,10 +46,16 @@ impl Edge {
     /// Starts it for the tenant `shop`, with further flags.
     #[track_caller]
     pub fn start(connection: &Connection, flags: &str) -> Edge {
+        Edge::start_at(connection, flags, START)
+    }
+
+    /// The same, with a clock that stands at `now`.
+    #[track_caller]
+    pub fn start_at(connection: &Connection, flags: &str, now: Millis) -> Edge {
         let line = format!("edge --listen 127.0.0.1:0 --keys unused --tenant shop {flags}");
         let args = Line::try_parse_from(line.split_whitespace()).unwrap().args;
         let keys = Keys::parse(&format!("tests: {KEY}"), Rate { per_second: args.account_rate }).unwrap();
-        let (clock, stop) = (Arc::new(AtomicI64::new(START)), Arc::new(AtomicBool::new(false)));
+        let (clock, stop) = (Arc::new(AtomicI64::new(now)), Arc::new(AtomicBool::new(false)));
         let (thread_clock, thread_stop, connection) = (Arc::clone(&clock), Arc::clone(&stop), connection.clone());
         let (tell, told) = mpsc::channel::<(SocketAddr, Arc<dyn Shown>)>();
         let thread = std::thread::spawn(move || {
