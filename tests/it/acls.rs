@@ -144,7 +144,7 @@ fn each_kind_of_client_can_do_its_work_with_them_and_no_more() {
         (Role::Sink, "verdicts"),
         (Role::Sink, "playbooks"),
         (Role::Sink, "known-pairs"),
-        (Role::Edge, "login-events"),
+        (Role::Edge, "verdicts"),
     ] {
         let topic = [guarded.topics.public(topic)];
         let error = Follower::new(&guarded.client(role), &topic, ReadFrom::Start).unwrap_err().to_string();

@@ -214,6 +214,11 @@ fn a_proxy_that_appends_the_clients_path_is_answered_about_the_client_alone() {
     assert_eq!(edge.ask("GET", path, &from("203.0.113.1"), "").status, 403);
     assert_eq!(edge.ask("GET", "/v1/check/shop/", &from("203.0.113.1"), "").status, 403);
     assert_eq!(edge.ask("GET", path, &from("203.0.113.2"), "").status, 200);
+    // With the client's own method, and whatever it made of its path.
+    for (method, path) in [("POST", path), ("DELETE", path), ("POST", "/v1/check/shop/%ff//..%2f?%zz")] {
+        assert_eq!(edge.ask(method, path, &from("203.0.113.1"), "").status, 403, "{method} {path}");
+        assert_eq!(edge.ask(method, path, &from("203.0.113.2"), "").status, 200, "{method} {path}");
+    }
     let agent = [("X-Api-Key", KEY), ("X-Forwarded-For", "203.0.113.2"), ("User-Agent", "curl/8")];
     let reply = edge.ask("GET", path, &agent, "");
     assert_eq!((reply.status, reply.header("x-portcullis-verdict")), (200, Some("challenge")));

@@ -11,7 +11,9 @@ use portcullis::event::{Action, BlocklistEntry, Millis, Scope};
 use portcullis::topology::exemptions::Exemptions;
 use portcullis::window::HashKey;
 
-use crate::support::edge::{KEY, START, ask};
+use crate::support::edge::{Edge, KEY, START, Teller, ask};
+use crate::support::kafka::shared;
+use crate::support::records::connection_with_topics;
 
 const ENTRIES: u32 = 100_000;
 const PAIRS: u64 = 10_000_000;
@@ -214,6 +216,27 @@ fn figures_of_questions_and_pulls() {
     ask_and_tell("by address, while 500 entries change and a bouncer starts, twice a second", at, 10_000, by_address);
     done.store(true, std::sync::atomic::Ordering::Relaxed);
     changer.join().unwrap();
+}
+
+/// From a record of the blocklist, as it is handed to Kafka, to the first deny.
+#[test]
+#[ignore = "prints figures"]
+fn figures_of_the_way_from_a_record_to_a_deny() {
+    let connection = connection_with_topics(shared().bootstrap(), "edge-way");
+    let teller = Teller::new(&connection);
+    let edge = Edge::start(&connection, "");
+    edge.until_ready();
+    let mut times: Vec<u64> = (0..500)
+        .map(|n| {
+            let ip = address(n).to_string();
+            let begin = Instant::now();
+            teller.restrict(Scope::Ip, &ip, Action::Block, None, 1);
+            while edge.get(&format!("/v1/check?ip={ip}")).status != 403 {}
+            begin.elapsed().as_micros() as u64
+        })
+        .collect();
+    times.sort_unstable();
+    eprintln!("record to deny: p50 {} µs, p99 {} µs, most {} µs", times[249], times[494], times[499]);
 }
 
 #[test]

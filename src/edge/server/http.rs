@@ -3,7 +3,7 @@
 //! | route | answers |
 //! | --- | --- |
 //! | `GET /v1/check?tenant=&ip=&account=&device=…` | 200 allow or challenge, 403 deny, in headers; for a proxy or a page |
-//! | `GET /v1/check/{tenant}/…` | the same about the request's client alone; for proxies that append the client's path |
+//! | any `/v1/check/{tenant}/…` | the same about the request's client alone; for proxies that append the client's path |
 //! | `POST /v1/check` with the same as JSON | 200 with the whole answer; for a login page |
 //! | `GET /v1/attack-status/{tenant}` | the attack status in force |
 //!
@@ -19,9 +19,9 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 
 use super::shared::{FORWARDED_FOR, Fault, tenant_of};
 use super::{Question, Server, Verdict, bouncer_routes, list_routes};
@@ -29,6 +29,9 @@ use crate::event::{AttackState, AttackStatus, ChallengePolicy, Millis};
 
 /// Largest body of a question, in bytes.
 const QUESTION_BYTES_MAX: usize = 64 << 10;
+
+/// What stands before the tenant in the path of a proxy's question.
+const CHECK_CLIENT: &str = "/v1/check/";
 
 const VERDICT: HeaderName = HeaderName::from_static("x-portcullis-verdict");
 const ACTION: HeaderName = HeaderName::from_static("x-portcullis-action");
@@ -40,9 +43,9 @@ pub fn routes(server: Arc<Server>) -> Router {
     let check = get(check_by_query).post(check_by_body).layer(DefaultBodyLimit::max(QUESTION_BYTES_MAX));
     Router::new()
         .route("/v1/check", check)
-        .route("/v1/check/{tenant}", get(check_client))
-        .route("/v1/check/{tenant}/", get(check_client))
-        .route("/v1/check/{tenant}/{*path}", get(check_client_behind_a_path))
+        .route("/v1/check/{tenant}", any(check_client))
+        .route("/v1/check/{tenant}/", any(check_client))
+        .route("/v1/check/{tenant}/{*path}", any(check_client))
         .route("/v1/attack-status/{tenant}", get(attack_status))
         .merge(bouncer_routes())
         .merge(list_routes())
@@ -64,23 +67,11 @@ async fn check_by_query(
     }
 }
 
-/// The path behind the tenant and the query are the client's own words here, so they are not looked at.
-async fn check_client(
-    State(server): Shared,
-    ConnectInfo(peer): Peer,
-    headers: HeaderMap,
-    Path(tenant): Path<String>,
-) -> Response {
-    server.to_proxy(peer.ip(), &headers, &Question { tenant: Some(tenant), ..Question::default() })
-}
-
-async fn check_client_behind_a_path(
-    server: Shared,
-    peer: Peer,
-    headers: HeaderMap,
-    Path((tenant, _)): Path<(String, String)>,
-) -> Response {
-    check_client(server, peer, headers, Path(tenant)).await
+/// The path behind the tenant, the query and the method are the client's own here, so they are not looked at.
+async fn check_client(State(server): Shared, ConnectInfo(peer): Peer, headers: HeaderMap, uri: Uri) -> Response {
+    let tenant = uri.path().strip_prefix(CHECK_CLIENT).and_then(|rest| rest.split('/').next());
+    let question = Question { tenant: tenant.map(str::to_owned), ..Question::default() };
+    server.to_proxy(peer.ip(), &headers, &question)
 }
 
 async fn check_by_body(
