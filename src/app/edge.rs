@@ -167,6 +167,7 @@ impl Shown for EdgeShown {
         gauge!("portcullis_edge_bouncers").set(status.bouncers.len() as f64);
         counter!("portcullis_edge_bouncer_dropped_total").absolute(status.dropped_by_bouncers);
         let refused = status.entries_refused + status.records_refused + status.known_pairs_refused;
+        counter!("portcullis_edge_checks_without_client_total").absolute(status.without_client);
         counter!("portcullis_edge_stops_untold_total").absolute(status.stops_untold);
         counter!("portcullis_edge_records_refused_total").absolute(refused);
     }

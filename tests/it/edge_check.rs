@@ -191,6 +191,8 @@ fn a_question_without_a_right_to_it_or_without_sense_is_not_answered() {
     let forwarded = [key[0], ("X-Forwarded-For", "203.0.113.1")];
     assert_eq!(edge.ask("GET", "/v1/check/shop", &forwarded, "").status, 200);
 
+    assert!(edge.status()["without_client"].as_u64() > Some(0));
+
     // Twice as many as a second's at once, and then no more until time passes.
     let asked: Vec<u16> = (0..6).map(|_| edge.get("/v1/check?account=ada").status).collect();
     assert_eq!(asked, [200, 200, 200, 200, 503, 503]);

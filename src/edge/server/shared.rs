@@ -15,7 +15,7 @@ use super::decisions::{Decision, Decisions};
 use super::stops::Stops;
 use super::{Answer, Asked, Keys, Lists, Question, Told, TrustedProxies, Verdict, check};
 use crate::edge::Standing;
-use crate::event::{BlocklistEntry, LoginEvent, Millis};
+use crate::event::{BlocklistEntry, LoginEvent, Millis, Source};
 use crate::window::HashKey;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -64,6 +64,7 @@ struct Counts {
     allowed: AtomicU64,
     challenged: AtomicU64,
     denied: AtomicU64,
+    without_client: AtomicU64,
     not_ready: AtomicU64,
     without_key: AtomicU64,
     not_understood: AtomicU64,
@@ -85,6 +86,9 @@ pub struct EdgeStatus {
     pub allowed: u64,
     pub challenged: u64,
     pub denied: u64,
+    /// Answered questions about nobody's address, or about one that is never blocked, as a proxy's own is: some proxy does
+    /// not say whom it asks about.
+    pub without_client: u64,
     /// Denied attempts that are not published because too many sources came at a time.
     pub stops_untold: u64,
     /// Questions that came before the topics were read.
@@ -201,6 +205,7 @@ impl Server {
             allowed: count(&counts.allowed),
             challenged: count(&counts.challenged),
             denied: count(&counts.denied),
+            without_client: count(&counts.without_client),
             stops_untold: self.stops().untold(),
             not_ready: count(&counts.not_ready),
             without_key: count(&counts.without_key),
@@ -280,6 +285,9 @@ impl Server {
             Verdict::Deny => &self.counts.denied,
         };
         count.fetch_add(1, Ordering::Relaxed);
+        if !asked.source.is_some_and(Source::is_blockable) {
+            self.counts.without_client.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(answer)
     }
 
