@@ -216,6 +216,7 @@ pub fn run(
     let reporter = args.report_stops.then(|| Reporter::new(connection, clock())).transpose();
     let followed = reporter.and_then(|reporter| follow(connection, &server, &shown, reporter, &*clock, &stop));
     stop.store(true, Ordering::Relaxed);
+    server.close();
     serving.end();
     followed.map(|()| Ending::Well)
 }
@@ -270,6 +271,10 @@ fn follow(
         }
         *shown.followed.lock().unwrap_or_else(PoisonError::into_inner) =
             FollowStatus { records, partitions_behind: follower.behind(), cluster_failures: follower.failures() };
+    }
+    if let Some(reporter) = &mut reporter {
+        reporter.report(server, clock())?;
+        reporter.publisher.flush(DRAIN_MAX)?;
     }
     Ok(())
 }

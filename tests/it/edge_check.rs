@@ -1,5 +1,10 @@
 //! The check route: a real cluster, a real nginx that asks for every request, and a login page that asks with a name.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use portcullis::engine::KnownBy;
 use portcullis::event::wire::{Encoding, canonical, decode};
 use portcullis::event::{Action, Attempt, ChallengePolicy, Millis, Outcome, Scope};
@@ -156,8 +161,8 @@ fn a_question_without_a_right_to_it_or_without_sense_is_not_answered() {
     assert_eq!((&edge.status()["entries_refused"], &edge.status()["records_refused"]), (&json!(2), &json!(5)));
     assert_eq!(edge.get("/v1/attack-status/shop").status, 200);
     let key = [("X-Api-Key", KEY)];
-    // The second is `anybody` and the key.
-    for authorization in [&*format!("Bearer {KEY}"), "Basic YW55Ym9keTowMTIzNDU2Nzg5YWJjZGVm"] {
+    let basic = format!("Basic {}", BASE64_STANDARD.encode(format!("anybody:{KEY}")));
+    for authorization in [&*format!("Bearer {KEY}"), &basic] {
         let headers = [("Authorization", authorization)];
         assert_eq!(edge.ask("GET", "/v1/check?ip=203.0.113.1", &headers, "").status, 403);
     }
@@ -233,6 +238,38 @@ fn a_proxy_that_appends_the_clients_path_is_answered_about_the_client_alone() {
     stealthy.until_ready();
     assert_eq!(stealthy.ask("GET", "/v1/check", &from("203.0.113.1"), "").status, 200);
     assert_eq!(stealthy.ask("GET", "/v1/check?stealth=false", &from("203.0.113.1"), "").status, 403);
+}
+
+#[test]
+fn who_listens_is_told_of_every_other_status() {
+    let connection = connection_with_topics(shared().bootstrap(), "edge-events");
+    let teller = Teller::new(&connection);
+    let edge = Edge::start(&connection, "");
+    edge.until_ready();
+    assert_eq!(edge.ask("GET", "/v1/attack-status/shop/events", &[], "").status, 401);
+    assert_eq!(edge.get("/v1/attack-status/bank/events").status, 400);
+    let mut stream = TcpStream::connect(edge.address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    write!(stream, "GET /v1/attack-status/shop/events HTTP/1.1\r\nHost: edge\r\nX-Api-Key: {KEY}\r\n\r\n").unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    let mut next = || loop {
+        let line = lines.next()?.ok()?;
+        if let Some(data) = line.strip_prefix("data: ") {
+            let status: serde_json::Value = serde_json::from_str(data).unwrap();
+            return Some((status["state"].clone(), status["challenge"].clone()));
+        }
+    };
+    assert_eq!(next(), Some((json!("CALM"), json!("NOBODY"))));
+    teller.attack(ChallengePolicy::UnknownPairs, START, START + HOUR);
+    assert_eq!(next(), Some((json!("ATTACK"), json!("UNKNOWN_PAIRS"))));
+    teller.attack(ChallengePolicy::Everybody, START + 1, START + HOUR);
+    assert_eq!(next(), Some((json!("ATTACK"), json!("EVERYBODY"))));
+    // It runs out by the clock alone.
+    edge.pass(HOUR);
+    assert_eq!(next(), Some((json!("CALM"), json!("NOBODY"))));
+    // A listener does not hold up the end.
+    assert_eq!(edge.stop(), Ok(()));
+    assert_eq!(next(), None);
 }
 
 #[test]

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portcullis::edge::server::{Keys, KnownPairs, Lists, Rate, Server, ServerOptions, TrustedProxies, routes};
-use portcullis::event::{Action, BlocklistEntry, Millis, Scope};
+use portcullis::event::{Action, Millis, Scope};
 use portcullis::topology::exemptions::Exemptions;
 use portcullis::window::HashKey;
 
-use crate::support::edge::{Edge, KEY, START, Teller, ask};
+use crate::support::edge::{Edge, KEY, START, Teller, ask, entry};
 use crate::support::kafka::shared;
 use crate::support::records::connection_with_topics;
 
@@ -19,30 +19,14 @@ const ENTRIES: u32 = 100_000;
 const PAIRS: u64 = 10_000_000;
 const CONNECTIONS: usize = 32;
 
-fn entry(address: String, until: Millis, generation: i64) -> BlocklistEntry {
-    BlocklistEntry {
-        tenant: "shop".to_owned(),
-        scope: Scope::Ip,
-        value: address,
-        action: Action::Block,
-        since: START,
-        until: Some(until),
-        generation,
-        reason: "in 10m: 100 % of strangers' attempts failed (at least 80 %), failed on 7 accounts (at least 5)"
-            .to_owned(),
-        playbook: Some("ip-account-fanout".to_owned()),
-        verdict_id: Some("2ad91f0d8c6323a88e8131bce42e30cf".to_owned()),
-        incident_id: None,
-        actor: None,
-    }
-}
-
 fn address(n: u32) -> IpAddr {
     IpAddr::V4((0xb000_0000 + 7 * n).into())
 }
 
 fn put(server: &Server, n: u32, until: Millis, generation: i64) {
-    let entry = entry(address(n).to_string(), until, generation);
+    let mut entry = entry(Scope::Ip, &address(n).to_string(), Action::Block, Some(until), generation);
+    entry.reason =
+        "in 10m: 100 % of strangers' attempts failed (at least 80 %), failed on 7 accounts (at least 5)".to_owned();
     let value = serde_json::to_vec(&entry).unwrap();
     server.take_block(format!("shop|IP|{}", entry.value).as_bytes(), Some(&value), None, START);
 }

@@ -5,7 +5,7 @@
 //! | `GET /v1/check?tenant=&ip=&account=&device=…` | 200 allow or challenge, 403 deny, in headers; for a proxy or a page |
 //! | any `/v1/check/{tenant}/…` | the same about the request's client alone; for proxies that append the client's path |
 //! | `POST /v1/check` with the same as JSON | 200 with the whole answer; for a login page |
-//! | `GET /v1/attack-status/{tenant}` | the attack status in force |
+//! | `GET /v1/attack-status/{tenant}` | the attack status in force; `…/events`: as server-sent events |
 //!
 //! A `GET` that cannot be answered (no key, a question that makes no sense, lists that are not read yet, too many
 //! questions) is answered with 5xx: proxies take every 4xx for a deny, and a fault on this side must lock nobody out. A
@@ -24,8 +24,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 
 use super::shared::{FORWARDED_FOR, Fault, tenant_of};
-use super::{Question, Server, Verdict, bouncer_routes, list_routes};
-use crate::event::{AttackState, AttackStatus, ChallengePolicy, Millis};
+use super::{Question, Server, Verdict, bouncer_routes, event_routes, list_routes};
 
 /// Largest body of a question, in bytes.
 const QUESTION_BYTES_MAX: usize = 64 << 10;
@@ -47,6 +46,7 @@ pub fn routes(server: Arc<Server>) -> Router {
         .route("/v1/check/{tenant}/", any(check_client))
         .route("/v1/check/{tenant}/{*path}", any(check_client))
         .route("/v1/attack-status/{tenant}", get(attack_status))
+        .merge(event_routes())
         .merge(bouncer_routes())
         .merge(list_routes())
         .with_state(server)
@@ -94,31 +94,12 @@ async fn check_by_body(
 
 async fn attack_status(State(server): Shared, headers: HeaderMap, Path(tenant): Path<String>) -> Response {
     let found = server.admit(&headers).and_then(|_| {
-        let (lists, now) = (server.lists(), server.now());
-        let tenant = tenant_of(&lists, Some(&tenant))?;
-        Ok(lists.status_of(tenant, now).cloned().unwrap_or_else(|| calm(tenant, now)))
+        tenant_of(&server.lists(), Some(&tenant))?;
+        Ok(server.status_of(&tenant))
     });
     match found {
         Ok(status) => Json(status).into_response(),
         Err(fault) => server.fault_to_page(&fault),
-    }
-}
-
-/// What holds for a tenant of which nothing is said, or nothing any more.
-fn calm(tenant: &str, now: Millis) -> AttackStatus {
-    AttackStatus {
-        tenant: tenant.to_owned(),
-        state: AttackState::Calm,
-        since: now,
-        updated_at: now,
-        expires_at: now,
-        challenge: ChallengePolicy::Nobody,
-        bad_to_good: 0.0,
-        attempts_per_second: 0.0,
-        failure_share: 0.0,
-        usual_failure_share: 0.0,
-        traits: Vec::new(),
-        incident_id: None,
     }
 }
 

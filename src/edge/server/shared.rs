@@ -4,18 +4,20 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use axum::http::{HeaderMap, HeaderName, header};
 use base64::Engine as _;
 use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::bouncers::{Bouncer, Bouncers};
 use super::decisions::{Decision, Decisions};
+use super::events::LISTENERS_MAX;
 use super::stops::Stops;
 use super::{Answer, Asked, Keys, Lists, Question, Told, TrustedProxies, Verdict, check};
 use crate::edge::Standing;
-use crate::event::{BlocklistEntry, LoginEvent, Millis, Source};
+use crate::event::{AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, LoginEvent, Millis, Source};
 use crate::window::HashKey;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -41,6 +43,9 @@ pub struct Server {
     decisions: RwLock<Decisions>,
     bouncers: Mutex<Bouncers>,
     stops: Mutex<Stops>,
+    /// Changes with every status that is told; gone when the server stops.
+    told: Mutex<Option<watch::Sender<u64>>>,
+    room: Arc<Semaphore>,
     is_ready: AtomicBool,
     pub(super) options: ServerOptions,
     counts: Counts,
@@ -120,6 +125,8 @@ impl Server {
             decisions: RwLock::default(),
             bouncers: Mutex::default(),
             stops: Mutex::default(),
+            told: Mutex::new(Some(watch::channel(0).0)),
+            room: Arc::new(Semaphore::new(LISTENERS_MAX)),
             is_ready: AtomicBool::new(false),
             options,
             counts: Counts::default(),
@@ -152,6 +159,33 @@ impl Server {
     /// Takes one record of `attack-status`.
     pub fn take_status(&self, key: &[u8], value: Option<&[u8]>) {
         self.lists_mut().status(key, value);
+        if let Some(told) = &*self.told.lock().unwrap_or_else(PoisonError::into_inner) {
+            told.send_modify(|number| *number += 1);
+        }
+    }
+
+    /// The attack status of a tenant that holds now; CALM when nothing is said, or nothing any more.
+    pub(super) fn status_of(&self, tenant: &str) -> AttackStatus {
+        let now = self.now();
+        self.lists().status_of(tenant, now).cloned().unwrap_or_else(|| calm(tenant, now))
+    }
+
+    /// What changes whenever a status is told; closed when the server stops.
+    pub(super) fn told(&self) -> watch::Receiver<u64> {
+        match &*self.told.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(told) => told.subscribe(),
+            None => watch::channel(0).1,
+        }
+    }
+
+    /// Room for one more listener.
+    pub(super) fn room_to_listen(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.room).try_acquire_owned().ok()
+    }
+
+    /// Nobody waits for news any more, so that the server can end.
+    pub fn close(&self) {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Takes one record of `known-pairs`.
@@ -321,6 +355,24 @@ pub(super) fn tenant_of<'a>(lists: &'a Lists, named: Option<&'a str>) -> Result<
         Some(tenant) if lists.serves(tenant) => Ok(tenant),
         Some(_) => Err(wrong("tenant: this server answers for another one")),
         None => Err(wrong("tenant: this server has several; say which")),
+    }
+}
+
+/// What holds for a tenant of which nothing is said, or nothing any more.
+fn calm(tenant: &str, now: Millis) -> AttackStatus {
+    AttackStatus {
+        tenant: tenant.to_owned(),
+        state: AttackState::Calm,
+        since: now,
+        updated_at: now,
+        expires_at: now,
+        challenge: ChallengePolicy::Nobody,
+        bad_to_good: 0.0,
+        attempts_per_second: 0.0,
+        failure_share: 0.0,
+        usual_failure_share: 0.0,
+        traits: Vec::new(),
+        incident_id: None,
     }
 }
 

@@ -19,6 +19,7 @@ use portcullis::event::{Action, AttackState, AttackStatus, BlocklistEntry, Chall
 use portcullis::topology::exemptions::Exemptions;
 use portcullis::window::HashKey;
 use rdkafka::producer::BaseProducer;
+use serde_json::json;
 
 use super::records::{DEADLINE, flush, producer, send};
 use super::until;
@@ -175,6 +176,16 @@ pub fn ask(
     Ok(Reply { status, head: head.to_owned(), body: body.to_owned() })
 }
 
+/// An entry of the tenant `shop`.
+pub fn entry(scope: Scope, value: &str, action: Action, until: Option<Millis>, generation: i64) -> BlocklistEntry {
+    let entry = json!({
+        "tenant": "shop", "scope": scope, "value": value, "action": action, "since": START, "until": until,
+        "generation": generation, "reason": "a test", "playbook": "ip-account-fanout", "verdict_id": null,
+        "incident_id": null, "actor": null,
+    });
+    serde_json::from_value(entry).unwrap()
+}
+
 /// Writes to the topics that a server follows.
 pub struct Teller<'a> {
     producer: BaseProducer,
@@ -195,20 +206,7 @@ impl<'a> Teller<'a> {
 
     /// Blocks, challenges or whatever the action says.
     pub fn restrict(&self, scope: Scope, value: &str, action: Action, until: Option<Millis>, generation: i64) {
-        let entry = BlocklistEntry {
-            tenant: "shop".to_owned(),
-            scope,
-            value: value.to_owned(),
-            action,
-            since: START,
-            until,
-            generation,
-            reason: "a test".to_owned(),
-            playbook: Some("ip-account-fanout".to_owned()),
-            verdict_id: None,
-            incident_id: None,
-            actor: None,
-        };
+        let entry = entry(scope, value, action, until, generation);
         let key = format!("shop|{}|{value}", scope.as_str());
         self.put("blocklist", key.as_bytes(), Some(&self.encoder.encode("blocklist", &entry).unwrap()), None);
     }
