@@ -81,12 +81,12 @@ async fn blocklist(
             return (StatusCode::BAD_REQUEST, Json(message)).into_response();
         }
     };
-    let written = tokio::task::spawn_blocking(move || {
+    let written = server.write(move |server| {
         let body = write(format, &server.addresses());
         let tag = format!("\"{}\"", hex(&Sha256::digest(&body)[..16]));
         (body, tag)
     });
-    let Ok((body, tag)) = written.await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
+    let Some((body, tag)) = written.await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
     let is_held = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|value| {
         value.split(',').map(str::trim).any(|held| held == "*" || held.strip_prefix("W/").unwrap_or(held) == tag)
     });

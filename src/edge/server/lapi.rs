@@ -65,15 +65,8 @@ async fn stream(
     }
     let parameters = parameters.map(|Query(parameters)| parameters).unwrap_or_default();
     let address = server.caller(peer, &headers);
-    // A list of a hundred thousand is written on a thread where nobody waits for it.
-    let written = tokio::task::spawn_blocking(move || {
-        let agent = agent_of(&headers);
-        server.stream((key, address), agent, &parameters)
-    });
-    match written.await {
-        Ok(body) => json(body),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-    }
+    let written = server.write(move |server| server.stream((key, address), agent_of(&headers), &parameters)).await;
+    written.map_or_else(|| StatusCode::INTERNAL_SERVER_ERROR.into_response(), json)
 }
 
 async fn live(
@@ -89,11 +82,10 @@ async fn live(
         return json(b"".to_vec());
     }
     let parameters = parameters.map(|Query(parameters)| parameters).unwrap_or_default();
-    let written = tokio::task::spawn_blocking(move || server.live(&parameters));
-    match written.await {
-        Ok(Ok(body)) => json(body),
-        Ok(Err(what)) => message(StatusCode::BAD_REQUEST, &what),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    match server.write(move |server| server.live(&parameters)).await {
+        Some(Ok(body)) => json(body),
+        Some(Err(what)) => message(StatusCode::BAD_REQUEST, &what),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 

@@ -37,5 +37,5 @@ pub use keys::{KEYS_MAX, Keys, Rate};
 pub use known::{KNOWN_FOR_DAYS, KnownPairs, PAIRS_MAX};
 use lapi::bouncer_routes;
 pub use lists::{Lists, STATUSES_MAX, Told};
-pub use shared::{EdgeStatus, Server, ServerOptions};
+pub use shared::{EdgeStatus, Server, ServerOptions, WRITING_MAX};
 pub use stops::STOPS_MAX;

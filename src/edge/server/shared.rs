@@ -23,6 +23,9 @@ use crate::window::HashKey;
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
+/// Most lists that are written at a time; a whole one may take tens of megabytes. Others wait.
+pub const WRITING_MAX: usize = 4;
+
 /// How a server answers.
 pub struct ServerOptions {
     pub keys: Keys,
@@ -46,6 +49,7 @@ pub struct Server {
     /// Changes with every status that is told; gone when the server stops.
     told: Mutex<Option<watch::Sender<u64>>>,
     room: Arc<Semaphore>,
+    writing: Arc<Semaphore>,
     is_ready: AtomicBool,
     pub(super) options: ServerOptions,
     counts: Counts,
@@ -127,6 +131,7 @@ impl Server {
             stops: Mutex::default(),
             told: Mutex::new(Some(watch::channel(0).0)),
             room: Arc::new(Semaphore::new(LISTENERS_MAX)),
+            writing: Arc::new(Semaphore::new(WRITING_MAX)),
             is_ready: AtomicBool::new(false),
             options,
             counts: Counts::default(),
@@ -176,6 +181,20 @@ impl Server {
             Some(told) => told.subscribe(),
             None => watch::channel(0).1,
         }
+    }
+
+    /// Writes a list on a thread where no question waits for it; nothing when the writing panicked.
+    pub(super) async fn write<T: Send + 'static>(
+        self: &Arc<Self>,
+        list: impl FnOnce(&Server) -> T + Send + 'static,
+    ) -> Option<T> {
+        let writing = Arc::clone(&self.writing).acquire_owned().await.ok()?;
+        let server = Arc::clone(self);
+        let written = tokio::task::spawn_blocking(move || {
+            let _writing = writing;
+            list(&server)
+        });
+        written.await.ok()
     }
 
     /// Room for one more listener.
