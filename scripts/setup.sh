@@ -2,8 +2,9 @@
 # Installs what building and testing need, and fetches the real parts the tests start. Run it as often as you like:
 # what is there is left alone, and when everything is there it needs no network and no root.
 #
-#   scripts/setup.sh              everything: build tools, nginx, Java, Apache Kafka, the schema registry (Apicurio),
-#                                 clients of CrowdSec's protocol, and the tools that check licences and spelling
+#   scripts/setup.sh              everything: build tools, the edges (nginx, HAProxy, Redis, nftables), Java, Apache
+#                                 Kafka, the schema registry (Apicurio), clients of CrowdSec's protocol, and the tools
+#                                 that check licences and spelling
 #   scripts/setup.sh --build      build tools only (what `make demo` needs)
 #   scripts/setup.sh --tools      build tools, and those that check licences and spelling (what `make check` needs)
 #
@@ -33,8 +34,8 @@ fail() {
 
 has() { command -v "$1" > /dev/null 2>&1; }
 
-# Debian keeps nginx outside of an ordinary user's PATH.
-has_nginx() { has nginx || [ -x /usr/sbin/nginx ]; }
+# Debian keeps servers outside of an ordinary user's PATH.
+has_server() { has "$1" || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ]; }
 
 # Debian's python3 makes no environment of its own without this package.
 has_venv() { has python3 && python3 -c 'import ensurepip, venv' > /dev/null 2>&1; }
@@ -79,7 +80,13 @@ missing_build_packages() {
 }
 
 missing_test_packages() {
-    want has_nginx nginx
+    want 'has_server nginx' nginx
+    want 'has_server haproxy' haproxy
+    want 'has redis-server' redis-server
+    want 'has redis-cli' redis-tools
+    want 'has_server nft' nftables
+    want 'has_server ip' iproute2
+    want 'has nsenter' util-linux
     want has_java default-jre-headless
     want 'has crowdsec-custom-bouncer' crowdsec-custom-bouncer
     want 'has python3' python3
@@ -108,12 +115,13 @@ install_packages() {
     say "installing ${wanted[*]}"
     update_lists
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${wanted[@]}" > /dev/null
-    # The service that Debian's nginx starts by itself would hold port 80, and the bouncer's has nobody to ask; the tests
-    # start their own.
+    # The services that Debian's packages start by themselves would hold ports; the tests start their own.
     local service
-    for service in nginx crowdsec-custom-bouncer; do
+    for service in nginx haproxy redis-server crowdsec-custom-bouncer; do
         case " ${wanted[*]} " in
-            *" $service "*) if has systemctl; then as_root systemctl disable --now "$service" > /dev/null 2>&1 || true; fi ;;
+            *" $service "*)
+                if has systemctl; then as_root systemctl disable --now "$service" > /dev/null 2>&1 || true; fi
+                ;;
         esac
     done
     wanted=()

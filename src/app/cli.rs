@@ -12,6 +12,7 @@ use super::demo::DemoArgs;
 use super::edge::{EdgeArgs, EdgeContext};
 use super::playbooks::PlaybooksArgs;
 use super::produce::ProduceArgs;
+use super::receipts::ReceiptOptions;
 use super::replay::ReplayArgs;
 use super::run::{RunArgs, stop_on_signals};
 use super::score::ScoreArgs;
@@ -27,6 +28,7 @@ use super::{
 use crate::console::{self, Shown};
 use crate::edge::server::Rate;
 use crate::log::Clock as _;
+use crate::log::registry::RegistryOptions;
 
 /// Finds account-takeover attacks in login events on Kafka while they run, and stops them at the edge.
 #[derive(Debug, Parser)]
@@ -137,6 +139,10 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
                 clock: || clock.now(),
                 stop: &*stop_on_signals()?,
                 watched: &watched,
+                receipts: ReceiptOptions {
+                    format: settings.format,
+                    registry: settings.registry.as_deref().map(RegistryOptions::new),
+                },
             };
             sink::run(args, context, &mut out)
         }

@@ -18,6 +18,7 @@ use rdkafka::mocking::MockCluster;
 
 use super::clock::ProcessClock;
 use super::live::{Live, Unread};
+use super::receipts::ReceiptOptions;
 use super::run::{Job, check_topics, new_instance, schemas};
 use super::settings::Settings;
 use super::simulate::{Lines, Watch, play};
@@ -166,11 +167,18 @@ fn start_sink(
     let exemptions = topology::exemptions(settings)?;
     let (connection, clock) = (connection.clone(), clock.clone());
     let (stop, watched) = (Arc::clone(stop), Arc::clone(watched));
-    let common = CommonArgs { all_tenants: true, ..CommonArgs::default() };
+    // Nobody asks where a block is in force, and the mock's partitions are small.
+    let common = CommonArgs { all_tenants: true, no_receipts: true, ..CommonArgs::default() };
     let args = SinkArgs { edge: EdgeArgs::File(FileArgs { file, common }), listen: None };
     Ok(thread::Builder::new().name("sink".to_owned()).spawn(move || {
-        let context =
-            SinkContext { connection: &connection, exemptions, clock: || clock.now(), stop: &stop, watched: &watched };
+        let context = SinkContext {
+            connection: &connection,
+            exemptions,
+            clock: || clock.now(),
+            stop: &stop,
+            watched: &watched,
+            receipts: ReceiptOptions::default(),
+        };
         sink::run(&args, context, &mut std::io::sink()).map(|_| ())
     })?)
 }

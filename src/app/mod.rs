@@ -12,6 +12,7 @@ pub mod playbook_changes;
 pub mod playbooks;
 pub mod produce;
 mod progress;
+pub mod receipts;
 pub mod replay;
 pub mod run;
 pub mod score;

@@ -1,7 +1,8 @@
-//! `portcullis sink nginx | file`: one edge kept equal to the blocklist.
+//! `portcullis sink nginx | haproxy | nftables | redis | file`: one edge kept equal to the blocklist.
 //!
 //! ```text
 //! blocklist, exemptions ──▶ Follower ──▶ Sink ──▶ the edge
+//!                                         └─────▶ receipts
 //! ```
 //!
 //! The topics are read from their start; nothing changes at the edge before both were read to the ends they had then.
@@ -16,10 +17,12 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use super::receipts::{ReceiptOptions, ReceiptStatus, Sender};
 use super::{Connection, Ending, Output};
 use crate::edge::{
-    Adapter, FileEdge, INTERVAL_MS, NginxEdge, NginxOptions, RETRY_MS_MAX, Reload, SHRINK_FREE, Shrink, Sink,
-    SinkOptions, Status, Tenants,
+    Adapter, ENTRIES_MAX, FileEdge, HaproxyEdge, HaproxyOptions, INTERVAL_MS, NftablesEdge, NftablesOptions, NginxEdge,
+    NginxOptions, RETRY_MS_MAX, RedisEdge, RedisOptions, Reload, SHRINK_FREE, Shrink, Sink, SinkOptions, Status,
+    Tenants,
 };
 use crate::event::Millis;
 use crate::log::Incoming;
@@ -33,15 +36,27 @@ const WAIT_MAX_MS: Millis = 100;
 const BATCH_MAX: u64 = 10_000;
 /// How often it is looked whether topics have more partitions now, in milliseconds.
 const REFRESH_MS: Millis = 30_000;
+/// Shortest time between two changes of an edge that takes them one by one, in milliseconds.
+const QUICK_INTERVAL_MS: Millis = 100;
 
 const EXAMPLES: &str = "Examples:
   portcullis sink nginx --file /etc/nginx/portcullis.geo --tenant shop
   portcullis sink nginx --file /etc/nginx/portcullis.geo --tenant shop --dry-run
+  portcullis sink haproxy --socket /run/haproxy/admin.sock --map /etc/haproxy/portcullis.map --tenant shop
+  portcullis sink nftables --tenant shop
+  portcullis sink redis --redis 127.0.0.1:6379 --tenant shop
   portcullis sink file --file /var/lib/portcullis/blocked.jsonl --all-tenants
 
 nginx includes the file like this:
   geo $portcullis_blocked { default 0; include /etc/nginx/portcullis.geo; }
-  location /login { if ($portcullis_blocked) { return 403; } ... }";
+  location /login { if ($portcullis_blocked) { return 403; } ... }
+
+HAProxy looks into the map like this (the file must exist, and may be empty):
+  stats socket /run/haproxy/admin.sock mode 600 level admin
+  http-request deny deny_status 403 if { path_beg /login } { src,map_ip(/etc/haproxy/portcullis.map) -m found }";
+
+/// Longest name of a sink, in bytes.
+const SINK_NAME_BYTES_MAX: usize = 64;
 
 /// Keep an edge equal to the blocklist.
 #[derive(Debug, Args)]
@@ -58,8 +73,80 @@ pub struct SinkArgs {
 pub enum EdgeArgs {
     /// A list that nginx includes; tested and reloaded at every change.
     Nginx(NginxArgs),
+    /// A map in the memory of a running HAProxy, by its stats socket.
+    Haproxy(HaproxyArgs),
+    /// The kernel's firewall: what comes from a blocked address is dropped, whatever it asks for.
+    ///
+    /// It takes only entries of playbooks that say `wide: true`, and those of operators. It makes a table of its own and
+    /// touches no other. Needs the right to change the firewall (root, or CAP_NET_ADMIN).
+    Nftables(NftablesArgs),
+    /// Keys in a Redis with their time to live, and a channel that tells each change.
+    Redis(RedisArgs),
     /// A file of one blocklist entry per line, as JSON.
     File(FileArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RedisArgs {
+    /// Where it listens: HOST:PORT, or the path of a socket; without TLS
+    #[arg(long, value_name = "ADDRESS")]
+    pub redis: String,
+    /// Its database
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub database: u32,
+    /// The user, where there are several
+    #[arg(long, value_name = "NAME", requires = "password_file")]
+    pub user: Option<String>,
+    /// A file with the password
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// What keys and channel begin with: PREFIXblock:tenant|SCOPE|value and PREFIXchanges. Every other key under
+    /// PREFIXblock: is taken away
+    #[arg(long, value_name = "PREFIX", default_value = "portcullis:")]
+    pub prefix: String,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct HaproxyArgs {
+    /// The stats socket, of level admin: a path, or HOST:PORT
+    #[arg(long, value_name = "SOCKET")]
+    pub socket: String,
+    /// The map, as HAProxy's configuration names it
+    #[arg(long, value_name = "FILE")]
+    pub map: String,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct NftablesArgs {
+    /// The table, in the family inet: made when it is missing, and all of it ours
+    #[arg(long, value_name = "NAME", default_value = "portcullis", value_parser = table)]
+    pub table: String,
+    /// The program, with what stands before it, such as `ip netns exec blue nft`
+    #[arg(long, value_name = "COMMAND", default_value = "nft", value_parser = words)]
+    pub nft: Words,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// A program and its arguments, as they were given with spaces between.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Words(pub Vec<String>);
+
+fn words(text: &str) -> Result<Words, String> {
+    let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+    if words.is_empty() { Err("name a program".to_owned()) } else { Ok(Words(words)) }
+}
+
+/// A name that nft takes for nothing else.
+fn table(name: &str) -> Result<String, String> {
+    let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.len() <= 64
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if is_name { Ok(name.to_owned()) } else { Err("a letter, then letters, digits or _, at most 64".to_owned()) }
 }
 
 #[derive(Debug, Args)]
@@ -106,9 +193,20 @@ pub struct CommonArgs {
     /// Apply the entries of every tenant
     #[arg(long)]
     pub all_tenants: bool,
-    /// Shortest time between two changes of the edge, such as 500ms or 2s, at most 30s
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
-    pub interval: Millis,
+    /// Shortest time between two changes of the edge, such as 500ms or 2s, at most 30s [default: 1s where every change
+    /// is a whole file, else 100ms]
+    #[arg(long, value_name = "TIME", value_parser = interval)]
+    pub interval: Option<Millis>,
+    /// Most entries that the edge should hold: ranges are merged, and then the most valuable are kept (an operator's
+    /// first, then the stronger action, the later end, the newer change)
+    #[arg(long, value_name = "COUNT")]
+    pub capacity: Option<usize>,
+    /// The name in receipts, one for each place of enforcement [default: the edge's kind and the host's name]
+    #[arg(long, value_name = "NAME", value_parser = sink_name)]
+    pub sink_name: Option<String>,
+    /// Do not write to the topic `receipts` what the edge confirmed
+    #[arg(long)]
+    pub no_receipts: bool,
     /// Let more than half of the list go at once
     #[arg(long)]
     pub allow_shrink: bool,
@@ -125,12 +223,27 @@ impl Default for CommonArgs {
         CommonArgs {
             tenant: None,
             all_tenants: false,
-            interval: INTERVAL_MS,
+            interval: None,
+            capacity: None,
+            sink_name: None,
+            no_receipts: false,
             allow_shrink: false,
             dry_run: false,
             output: Output::Text,
         }
     }
+}
+
+fn sink_name(name: &str) -> Result<String, String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let is_name = !name.is_empty() && name.len() <= SINK_NAME_BYTES_MAX && name.chars().all(is_plain);
+    if is_name { Ok(name.to_owned()) } else { Err("letters, digits, `.`, `_` and `-`, at most 64".to_owned()) }
+}
+
+/// What a sink is called that was given no name: two on one host want names.
+fn default_name(edge: &str) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    sink_name(&format!("{edge}-{}", host.trim())).unwrap_or_else(|_| edge.to_owned())
 }
 
 fn interval(text: &str) -> Result<Millis, String> {
@@ -141,14 +254,17 @@ fn interval(text: &str) -> Result<Millis, String> {
 /// How a sink stands, for metrics and the status page.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct SinkStatus {
-    /// Which edge: `nginx` or `file`.
+    /// Which kind of edge, such as `nginx`.
     pub edge: &'static str,
+    /// Its name in receipts.
+    pub name: String,
     /// Records read since start.
     pub records: u64,
     /// Partitions not yet read to the end that they had at start.
     pub partitions_behind: usize,
     /// Failures of the cluster that were waited out, since start.
     pub cluster_failures: u64,
+    pub receipts: ReceiptStatus,
     pub sink: Status,
 }
 
@@ -178,6 +294,8 @@ pub struct SinkContext<'a, C> {
     /// Ends the sink when it becomes true.
     pub stop: &'a AtomicBool,
     pub watched: &'a Watched,
+    /// How receipts are encoded.
+    pub receipts: ReceiptOptions,
 }
 
 /// Runs a sink until it is stopped, or prints a difference (`--dry-run`) to `out`.
@@ -191,9 +309,51 @@ pub fn run<C: Fn() -> Millis>(
     out: &mut dyn Write,
 ) -> anyhow::Result<Ending> {
     match &args.edge {
-        EdgeArgs::Nginx(nginx) => drive("nginx", NginxEdge::new(nginx_options(nginx)), &nginx.common, context, out),
-        EdgeArgs::File(file) => drive("file", FileEdge::new(file.file.clone()), &file.common, context, out),
+        EdgeArgs::Nginx(nginx) => {
+            let edge = NginxEdge::new(nginx_options(nginx));
+            drive(Kind { name: "nginx", interval_ms: INTERVAL_MS }, edge, &nginx.common, context, out)
+        }
+        EdgeArgs::Haproxy(haproxy) => {
+            let options = HaproxyOptions { socket: haproxy.socket.clone(), map: haproxy.map.clone() };
+            let edge = HaproxyEdge::new(options).map_err(anyhow::Error::msg)?;
+            drive(Kind { name: "haproxy", interval_ms: QUICK_INTERVAL_MS }, edge, &haproxy.common, context, out)
+        }
+        EdgeArgs::Nftables(nftables) => {
+            let options = NftablesOptions { nft: nftables.nft.0.clone(), table: nftables.table.clone() };
+            let kind = Kind { name: "nftables", interval_ms: QUICK_INTERVAL_MS };
+            drive(kind, NftablesEdge::new(options), &nftables.common, context, out)
+        }
+        EdgeArgs::Redis(redis) => {
+            let edge = RedisEdge::new(redis_options(redis)?).map_err(anyhow::Error::msg)?;
+            drive(Kind { name: "redis", interval_ms: QUICK_INTERVAL_MS }, edge, &redis.common, context, out)
+        }
+        EdgeArgs::File(file) => {
+            let edge = FileEdge::new(file.file.clone());
+            drive(Kind { name: "file", interval_ms: INTERVAL_MS }, edge, &file.common, context, out)
+        }
     }
+}
+
+/// A kind of edge.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    name: &'static str,
+    /// Shortest time between two changes when nothing else is said, in milliseconds.
+    interval_ms: Millis,
+}
+
+fn redis_options(args: &RedisArgs) -> anyhow::Result<RedisOptions> {
+    let read = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        anyhow::Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+    };
+    Ok(RedisOptions {
+        address: args.redis.clone(),
+        database: args.database,
+        user: args.user.clone(),
+        password: args.password_file.as_ref().map(read).transpose()?,
+        prefix: args.prefix.clone(),
+    })
 }
 
 fn nginx_options(args: &NginxArgs) -> NginxOptions {
@@ -217,29 +377,33 @@ fn nginx_options(args: &NginxArgs) -> NginxOptions {
     options
 }
 
-fn sink_options(args: &CommonArgs, exemptions: Exemptions) -> SinkOptions {
+fn sink_options(args: &CommonArgs, kind: Kind, exemptions: Exemptions) -> SinkOptions {
     let tenants = match &args.tenant {
         Some(tenant) => Tenants::One(tenant.as_str().into()),
         None if args.all_tenants => Tenants::All,
         None => Tenants::Unset,
     };
     let shrink = if args.allow_shrink { Shrink::Allowed } else { Shrink::ByHalf { free: SHRINK_FREE } };
-    SinkOptions { tenants, exemptions, interval_ms: args.interval, shrink }
+    let interval_ms = args.interval.unwrap_or(kind.interval_ms);
+    SinkOptions { tenants, exemptions, interval_ms, shrink, capacity: args.capacity.unwrap_or(ENTRIES_MAX) }
 }
 
 fn drive<A: Adapter, C: Fn() -> Millis>(
-    edge: &'static str,
+    kind: Kind,
     adapter: A,
     args: &CommonArgs,
     context: SinkContext<'_, C>,
     out: &mut dyn Write,
 ) -> anyhow::Result<Ending> {
-    let SinkContext { connection, exemptions, clock, stop, watched } = context;
+    let SinkContext { connection, exemptions, clock, stop, watched, receipts } = context;
     let blocklist = connection.topics.public("blocklist");
     let topics = [blocklist.clone(), connection.topics.public("exemptions")];
     let mut follower = Follower::new(&connection.client, &topics, ReadFrom::Start)?;
-    let mut sink = Sink::new(sink_options(args, exemptions), adapter);
-    let mut status = SinkStatus { edge, ..SinkStatus::default() };
+    let mut sink = Sink::new(sink_options(args, kind, exemptions), adapter);
+    let name = args.sink_name.clone().unwrap_or_else(|| default_name(kind.name));
+    let wants_receipts = !args.no_receipts && !args.dry_run;
+    let mut sender = wants_receipts.then(|| Sender::start(connection, receipts, name.clone())).transpose()?;
+    let mut status = SinkStatus { edge: kind.name, name, ..SinkStatus::default() };
     let mut next = clock();
     let mut refresh_at = next.saturating_add(REFRESH_MS);
     while !stop.load(Ordering::Relaxed) {
@@ -258,6 +422,12 @@ fn drive<A: Adapter, C: Fn() -> Millis>(
             break;
         }
         next = if args.dry_run { now.saturating_add(WAIT_MAX_MS) } else { sink.tick(now).next };
+        if let Some(sender) = &mut sender {
+            if sender.send(&mut sink, clock())? {
+                next = now;
+            }
+            status.receipts = sender.status();
+        }
         if now >= refresh_at {
             refresh_at = now.saturating_add(REFRESH_MS);
             if let Err(e) = follower.refresh() {
@@ -268,6 +438,9 @@ fn drive<A: Adapter, C: Fn() -> Millis>(
         status.cluster_failures = follower.failures();
         status.sink = sink.status();
         watched.set(status.clone());
+    }
+    if let Some(sender) = sender {
+        sender.finish();
     }
     Ok(Ending::Well)
 }
@@ -331,13 +504,20 @@ mod tests {
         let line = "sink nginx --file=/edge/portcullis.geo --conf=/etc/nginx/nginx.conf --pid-file=/edge/nginx.pid --all-tenants";
         let Ok(EdgeArgs::Nginx(args)) = parse(line) else { panic!("{line}") };
         assert!(args.common.all_tenants && !args.common.dry_run && !args.common.allow_shrink);
-        assert_eq!((args.common.interval, args.pid_file), (INTERVAL_MS, Some(PathBuf::from("/edge/nginx.pid"))));
+        assert_eq!((args.common.interval, args.pid_file), (None, Some(PathBuf::from("/edge/nginx.pid"))));
         let Ok(EdgeArgs::File(args)) = parse("sink file --file x --tenant shop --interval 250ms --dry-run") else {
             panic!()
         };
         assert_eq!(
             (args.common.interval, args.common.tenant.as_deref(), args.common.dry_run),
-            (250, Some("shop"), true)
+            (Some(250), Some("shop"), true)
+        );
+        let Ok(EdgeArgs::Nftables(args)) = parse("sink nftables --all-tenants --capacity 10 --sink-name edge-1") else {
+            panic!()
+        };
+        assert_eq!(
+            (args.table.as_str(), &args.nft.0[..], args.common.capacity),
+            ("portcullis", &["nft".to_owned()][..], Some(10))
         );
         for wrong in [
             "sink",
@@ -346,6 +526,10 @@ mod tests {
             "sink file --file x --interval soon",
             "sink file --file x --tenant a --all-tenants",
             "sink nginx --file x --pid-file p --no-reload",
+            "sink haproxy --map m",
+            "sink nftables --table a;b",
+            "sink nftables --capacity some",
+            "sink file --file x --sink-name a|b",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

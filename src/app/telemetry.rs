@@ -74,6 +74,15 @@ impl Shown for Watched {
         let sink = [("sink", status.edge)];
         gauge!("portcullis_sink_desired_entries", &sink).set(status.sink.desired as f64);
         gauge!("portcullis_sink_enforced_entries", &sink).set(status.sink.enforced as f64);
+        for (why, n) in [
+            ("exempted", status.sink.exempted),
+            ("not_expressible", status.sink.not_expressible.values().sum()),
+            ("not_wide", status.sink.not_wide),
+            ("over_capacity", status.sink.over_capacity),
+        ] {
+            let labels = [("sink", status.edge), ("why", why)];
+            gauge!("portcullis_sink_left_out_entries", &labels).set(n as f64);
+        }
         gauge!("portcullis_sink_held_back_entries", &sink).set(status.sink.held_back as f64);
         if let Some(lag_ms) = status.sink.last_lag_ms {
             gauge!("portcullis_sink_lag_seconds", &sink).set(lag_ms as f64 / 1_000.0);
@@ -81,6 +90,8 @@ impl Shown for Watched {
         counter!("portcullis_sink_records_total", &sink).absolute(status.records);
         counter!("portcullis_sink_applied_total", &sink).absolute(status.sink.applications);
         counter!("portcullis_sink_failed_total", &sink).absolute(status.sink.failures);
+        counter!("portcullis_sink_receipts_total", &sink).absolute(status.receipts.delivered);
+        counter!("portcullis_sink_receipts_failed_total", &sink).absolute(status.receipts.failed);
         counter!("portcullis_sink_drift_repaired_total", &sink).absolute(status.sink.drift_repaired);
     }
 }

@@ -25,6 +25,8 @@ pub struct Claim {
     pub step_ms: Millis,
     pub verdict_id: Box<str>,
     pub reason: Box<str>,
+    /// Its playbook may keep the entity away from a whole machine, and not only from the login route.
+    pub wide: bool,
 }
 
 impl Claim {
@@ -54,6 +56,8 @@ pub struct Shown {
     pub playbook: Box<str>,
     pub verdict_id: Box<str>,
     pub reason: Box<str>,
+    /// That of the claim that shows: a wide claim behind a narrow one that lasts longer takes nobody's mail away.
+    pub wide: bool,
 }
 
 /// A change of the published entry.
@@ -152,6 +156,7 @@ impl Standing {
             playbook: c.playbook.clone(),
             verdict_id: c.verdict_id.clone(),
             reason: c.reason.clone(),
+            wide: c.wide,
         });
         if wanted == self.shown {
             return None;
@@ -199,6 +204,7 @@ mod tests {
             step_ms: until - since,
             verdict_id: playbook.into(),
             reason: "why".into(),
+            wide: false,
         }
     }
 
@@ -207,16 +213,16 @@ mod tests {
         let mut standing = Standing::default();
         standing.add(claim("a", Action::Challenge, 0, 900));
         assert!(matches!(standing.settle(0), Some(Change::Put { .. })));
-        standing.add(claim("b", Action::Block, 100, 400));
+        standing.add(Claim { wide: true, ..claim("b", Action::Block, 100, 400) });
         let Some(Change::Put { shown, .. }) = standing.settle(100) else { panic!() };
-        assert_eq!((shown.action, shown.since, shown.until), (Action::Block, 0, 400));
+        assert_eq!((shown.action, shown.since, shown.until, shown.wide), (Action::Block, 0, 400, true));
         standing.add(claim("c", Action::Challenge, 200, 300));
         assert_eq!(standing.settle(200), None, "a weaker claim changes nothing that shows");
         let changes = standing.let_end(1_000);
         let [Change::Put { shown, generation: 400 }, Change::Lift { generation: 900 }] = &changes[..] else {
             panic!("{changes:?}")
         };
-        assert_eq!((shown.action, shown.until), (Action::Challenge, 900));
+        assert_eq!((shown.action, shown.until, shown.wide), (Action::Challenge, 900, false));
     }
 
     #[test]

@@ -108,6 +108,7 @@ pub fn decide(
         step_ms,
         verdict_id: verdict.verdict_id.as_str().into(),
         reason: verdict.explanation.as_str().into(),
+        wide: playbook.wide,
     });
     Decision { verdict: Some(Box::new(verdict)), change: standing.settle(now), due: standing.next_end() }
 }

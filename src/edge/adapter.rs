@@ -22,6 +22,27 @@ pub struct Element {
     pub until: Option<Millis>,
 }
 
+/// What an edge is able to do. Adapters state it, and the reconciler goes by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Edge {
+    pub reach: Reach,
+    pub width: Width,
+    /// Most elements that it should hold; [`ENTRIES_MAX`](super::ENTRIES_MAX) for no limit of its own.
+    pub capacity: usize,
+    /// Whether a range may hold another element. Where it may not, the inner one is left to the outer.
+    pub nests: bool,
+}
+
+/// How wide an edge cuts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Width {
+    /// The routes that somebody chose for it, such as the login page.
+    Route,
+    /// A whole machine or network, with whatever else runs there. It takes only entries of wide playbooks and of
+    /// operators.
+    Host,
+}
+
 /// What an edge's list can say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
@@ -59,6 +80,9 @@ pub enum Error {
     Io { what: &'static str, path: String, source: std::io::Error },
     #[error("the edge refuses the list, the previous one is in place again: {0}")]
     Refused(String),
+    /// It does not answer, answers nonsense, or refuses a part of a change.
+    #[error("{edge}: {why}")]
+    Away { edge: String, why: String },
 }
 
 impl Error {
@@ -68,21 +92,33 @@ impl Error {
     }
 }
 
+/// Shortest time between two readings of a whole list that takes long to read, in milliseconds.
+const READ_ALL_MS: Millis = 60_000;
+/// The same for each element: reading one takes about a hundredth of it.
+const READ_ALL_MS_EACH: Millis = 3;
+
+/// When an edge that was read in full at `now` is to be read in full again.
+pub(super) fn reads_all_at(now: Millis, elements: usize) -> Millis {
+    let each = READ_ALL_MS_EACH.saturating_mul(Millis::try_from(elements).unwrap_or(Millis::MAX));
+    now.saturating_add(each.max(READ_ALL_MS))
+}
+
 /// An edge. The order is always [`read`](Self::read), then at most one [`write`](Self::write).
 pub trait Adapter {
-    /// What its list can say.
-    fn reach(&self) -> Reach;
+    /// What it is able to do.
+    fn edge(&self) -> Edge;
 
-    /// What it has.
+    /// What it has. Where that takes long it may be what was written last, as long as the edge looks the same, and
+    /// [`reads_all_at`] tells when to read everything again.
     ///
     /// # Errors
     /// It cannot be asked.
-    fn read(&mut self) -> Result<Actual, Error>;
+    fn read(&mut self, now: Millis) -> Result<Actual, Error>;
 
     /// Makes it have `target`. `plan` is the difference to what [`read`](Self::read) found, for edges that take changes
-    /// one by one.
+    /// one by one; `now` is for those that want to be told for how long.
     ///
     /// # Errors
-    /// It has what it had before.
-    fn write(&mut self, target: Arc<Elements>, plan: &Plan) -> Result<Written, Error>;
+    /// It has what it had before, or a part of the change: the next read tells.
+    fn write(&mut self, target: Arc<Elements>, plan: &Plan, now: Millis) -> Result<Written, Error>;
 }

@@ -198,6 +198,24 @@ impl Desired {
         &self.exemptions
     }
 
+    /// Every held entry by its key as it is kept, for those who keep it as well.
+    pub(super) fn held(&self) -> &BTreeMap<Arc<str>, BlocklistEntry> {
+        &self.held
+    }
+
+    /// The generation under which a key was lifted or ended that is not held; the newest [`LIFTED_MAX`] are known.
+    pub(super) fn gone(&self, key: &str) -> Option<i64> {
+        self.lifted.generation(key)
+    }
+
+    /// All of those, the oldest first.
+    pub(super) fn all_gone(&self) -> impl Iterator<Item = (&Arc<str>, i64)> {
+        let current = |(number, key): &(u64, Arc<str>)| {
+            self.lifted.generations.get(key).filter(|(_, newest)| newest == number).map(|(generation, _)| *generation)
+        };
+        self.lifted.order.iter().filter_map(move |item| Some((&item.1, current(item)?)))
+    }
+
     /// How one of these entries stands, its own tenant's exemptions applied.
     #[must_use]
     pub fn standing(&self, entry: &BlocklistEntry, now: Millis) -> Standing {
@@ -478,6 +496,7 @@ mod tests {
             verdict_id: None,
             incident_id: None,
             actor: None,
+            wide: false,
         }
     }
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::replace::{Stamp, read_text, replace, resolved, stamp};
-use super::{Actual, Adapter, Element, Elements, Error, Plan, Reach, Written};
-use crate::event::{BlocklistEntry, Entity};
+use super::{Actual, Adapter, ENTRIES_MAX, Edge, Element, Elements, Error, Plan, Reach, Width, Written};
+use crate::event::{BlocklistEntry, Entity, Millis};
 
 /// A JSON Lines file as an edge.
 #[derive(Debug)]
@@ -24,11 +24,11 @@ impl FileEdge {
 }
 
 impl Adapter for FileEdge {
-    fn reach(&self) -> Reach {
-        Reach::Records
+    fn edge(&self) -> Edge {
+        Edge { reach: Reach::Records, width: Width::Route, capacity: ENTRIES_MAX, nests: true }
     }
 
-    fn read(&mut self) -> Result<Actual, Error> {
+    fn read(&mut self, _now: Millis) -> Result<Actual, Error> {
         let Some(stamp) = stamp(&self.path)? else { return Ok(Actual { missing: true, ..Actual::default() }) };
         if let Some((known, actual)) = &self.seen
             && *known == stamp
@@ -40,7 +40,7 @@ impl Adapter for FileEdge {
         Ok(actual)
     }
 
-    fn write(&mut self, target: Arc<Elements>, plan: &Plan) -> Result<Written, Error> {
+    fn write(&mut self, target: Arc<Elements>, plan: &Plan, _now: Millis) -> Result<Written, Error> {
         if plan.changes_anything() {
             self.seen = None;
             replace(&self.path, render(&target).as_bytes())?;

@@ -1,8 +1,8 @@
 //! Sinks: what should be enforced against what an edge has.
 //!
 //! ```text
-//! blocklist ──▶ Desired ──▶ wanted(reach, now) ──┐
-//! exemptions ─▶    │                              ├─▶ plan ──▶ Adapter::write ──▶ nginx, file …
+//! blocklist ──▶ Desired ──▶ wanted(edge, now) ───┐
+//! exemptions ─▶    │                              ├─▶ plan ──▶ Adapter::write ──▶ nginx, HAProxy …
 //!                  └── ends by the clock          │
 //! the edge ───▶ Adapter::read ────────────────────┘
 //! ```
@@ -15,17 +15,27 @@ mod adapter;
 mod command;
 mod desired;
 mod file;
+mod haproxy;
+mod nftables;
 mod nginx;
+mod receipts;
 mod reconcile;
+mod redis;
 mod replace;
 mod run;
 pub mod server;
+mod wanted;
 
-pub use adapter::{Actual, Adapter, Element, Elements, Error, Reach, Written};
+pub use adapter::{Actual, Adapter, Edge, Element, Elements, Error, Reach, Width, Written};
 pub use desired::{
     Desired, ENDED_KEPT_MS, ENTRIES_MAX, ENTRY_BYTES_MAX, LIFTED_MAX, Refusal, Standing, Taken, Tenants,
 };
 pub use file::FileEdge;
+pub use haproxy::{HaproxyEdge, HaproxyOptions};
+pub use nftables::{NftablesEdge, NftablesOptions};
 pub use nginx::{NginxEdge, NginxOptions, Reload};
-pub use reconcile::{Plan, SHRINK_FREE, Shrink, Wanted, plan, wanted};
+pub use receipts::{Confirmed, Receipts, Said};
+pub use reconcile::{Change, Plan, SHRINK_FREE, Shrink, plan};
+pub use redis::{RedisEdge, RedisOptions};
 pub use run::{Applied, DRIFT_CHECK_MS, INTERVAL_MS, RETRY_MS_MAX, RETRY_MS_MIN, Sink, SinkOptions, Status, Tick};
+pub use wanted::{Fate, LeftOut, Wanted, fate, wanted};

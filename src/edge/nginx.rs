@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::replace::{Stamp, beside, read_text, remove, replace, resolved, stamp};
-use super::{Actual, Adapter, Element, Elements, Error, Plan, Reach, Written, command};
-use crate::event::Scope;
+use super::{Actual, Adapter, ENTRIES_MAX, Edge, Element, Elements, Error, Plan, Reach, Width, Written, command};
 use crate::event::wire::{format_millis, parse_millis};
+use crate::event::{Millis, Scope};
 use crate::topology::exemptions::prefix_of;
 
 /// Default for how long a test or a reload may take, in milliseconds.
@@ -130,11 +130,11 @@ impl NginxEdge {
 }
 
 impl Adapter for NginxEdge {
-    fn reach(&self) -> Reach {
-        Reach::Addresses
+    fn edge(&self) -> Edge {
+        Edge { reach: Reach::Addresses, width: Width::Route, capacity: ENTRIES_MAX, nests: true }
     }
 
-    fn read(&mut self) -> Result<Actual, Error> {
+    fn read(&mut self, _now: Millis) -> Result<Actual, Error> {
         let unsettled = stamp(&self.previous)?.is_some();
         let Some(stamp) = stamp(&self.options.file)? else {
             self.seen = None;
@@ -150,7 +150,7 @@ impl Adapter for NginxEdge {
         Ok(actual)
     }
 
-    fn write(&mut self, target: Arc<Elements>, plan: &Plan) -> Result<Written, Error> {
+    fn write(&mut self, target: Arc<Elements>, plan: &Plan, _now: Millis) -> Result<Written, Error> {
         let found = self.seen.take().map(|(_, actual)| actual);
         if plan.changes_set() {
             self.keep_previous(&found.unwrap_or(Actual { missing: true, ..Actual::default() }))?;

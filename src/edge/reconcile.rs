@@ -1,13 +1,12 @@
 //! The difference between what an edge should have and what it has. Pure: nothing here touches an edge.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
 
-use super::{Actual, Desired, Element, Elements, Reach, Standing};
-use crate::event::{Action, BlocklistEntry, Millis, Scope};
+use super::{Actual, Element, Elements};
+use crate::event::Millis;
 
 /// So many elements may go in one step however short the list is: lifting the one block of a list of one is no
 /// accident.
@@ -20,18 +19,6 @@ pub enum Shrink {
     ByHalf { free: usize },
     /// Any part: an operator confirmed it.
     Allowed,
-}
-
-/// What one edge should have, and what of the list it cannot have.
-#[derive(Debug, Default)]
-pub struct Wanted {
-    pub elements: Elements,
-    /// Entries left out because somebody exempt would be restricted.
-    pub exempted: u64,
-    /// Entries that this edge has no words for, by scope. An action weaker than a block is among them.
-    pub not_expressible: BTreeMap<Scope, u64>,
-    /// How many of those only because of their action, such as a challenge: it never becomes a block.
-    pub too_weak: u64,
 }
 
 /// What is to be done to an edge, by names of elements in order.
@@ -49,27 +36,6 @@ pub struct Plan {
     pub keep: usize,
     /// The list has foreign lines or is missing: it is written whatever else changes.
     pub repair: bool,
-}
-
-/// What an edge of this reach should have at `now`.
-#[must_use]
-pub fn wanted(desired: &Desired, reach: Reach, now: Millis) -> Wanted {
-    let mut wanted = Wanted::default();
-    for (key, entry) in desired.entries() {
-        let standing = match reach {
-            Reach::Addresses => desired.standing_shared(entry, now),
-            Reach::Records => desired.standing(entry, now),
-        };
-        match standing {
-            Standing::Ended => {}
-            Standing::Exempted => wanted.exempted += 1,
-            Standing::Enforced => match reach {
-                Reach::Addresses => wanted.put_address(entry),
-                Reach::Records => wanted.put_record(key, entry),
-            },
-        }
-    }
-    wanted
 }
 
 /// What has to change. Elements whose noted end is past may always go, and so may what somebody else put there since
@@ -106,37 +72,41 @@ pub fn plan(wanted: &Elements, actual: &Actual, applied: Option<&Elements>, shri
     plan
 }
 
-impl Wanted {
-    fn put_address(&mut self, entry: &BlocklistEntry) {
-        let is_address = entry.scope.is_address();
-        let strong_enough = entry.action.strength() >= Action::Block.strength();
-        if !is_address || !strong_enough {
-            *self.not_expressible.entry(entry.scope).or_default() += 1;
-            self.too_weak += u64::from(is_address);
-            return;
-        }
-        match self.elements.get_mut(entry.value.as_str()) {
-            // Two tenants block one address: it stays until the later end.
-            Some(element) => element.until = element.until.zip(entry.until).map(|(a, b)| a.max(b)),
-            None => {
-                let element = Element { body: "1".into(), until: entry.until };
-                self.elements.insert(entry.value.as_str().into(), element);
-            }
-        }
-    }
+/// One change of an edge, for those that take changes one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change<'a> {
+    Remove(&'a str),
+    /// There is an element of this name, of another body or end.
+    Put(&'a str, &'a Element),
+    Add(&'a str, &'a Element),
+}
 
-    fn put_record(&mut self, key: &str, entry: &BlocklistEntry) {
-        match serde_json::to_string(entry) {
-            Ok(line) => {
-                self.elements.insert(key.into(), Element { body: line.into(), until: entry.until });
-            }
-            // A record of texts and numbers always has a JSON form; should that change, it shows here.
-            Err(_) => *self.not_expressible.entry(entry.scope).or_default() += 1,
+impl<'a> Change<'a> {
+    /// The element's name.
+    #[must_use]
+    pub const fn name(&self) -> &'a str {
+        match self {
+            Change::Remove(name) | Change::Put(name, _) | Change::Add(name, _) => name,
         }
     }
 }
 
 impl Plan {
+    /// What leads to `target`: what goes, then what changes, then what is new.
+    pub fn changes<'a>(&'a self, target: &'a Elements) -> impl Iterator<Item = Change<'a>> {
+        let with = |name: &'a str| target.get(name).map(|element| (name, element));
+        let gone = self.remove.iter().map(|name| Change::Remove(name));
+        let put = self.change.iter().chain(&self.refresh).filter_map(move |name| with(name));
+        let new = self.add.iter().filter_map(move |name| with(name));
+        gone.chain(put.map(|(name, e)| Change::Put(name, e))).chain(new.map(|(name, e)| Change::Add(name, e)))
+    }
+
+    /// How many those are.
+    #[must_use]
+    pub fn changes_count(&self) -> usize {
+        self.remove.len() + self.change.len() + self.refresh.len() + self.add.len()
+    }
+
     /// Whether the edge would enforce something else afterwards.
     #[must_use]
     pub fn changes_set(&self) -> bool {

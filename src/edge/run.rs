@@ -10,8 +10,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{
-    Actual, Adapter, Desired, ENTRY_BYTES_MAX, Elements, Error, Plan, Refusal, SHRINK_FREE, Shrink, Taken, Tenants,
-    Wanted, Written, plan, wanted,
+    Actual, Adapter, Confirmed, Desired, ENTRIES_MAX, ENTRY_BYTES_MAX, Edge, Elements, Error, Plan, Receipts, Refusal,
+    SHRINK_FREE, Said, Shrink, Taken, Tenants, Wanted, Written, plan, wanted,
 };
 use crate::event::wire::decode_output;
 use crate::event::{BlocklistEntry, Exemption, Millis};
@@ -37,6 +37,8 @@ pub struct SinkOptions {
     /// Shortest time between two applications, in milliseconds; at most [`RETRY_MS_MAX`].
     pub interval_ms: Millis,
     pub shrink: Shrink,
+    /// Most elements that the edge should hold, whatever it could.
+    pub capacity: usize,
 }
 
 impl Default for SinkOptions {
@@ -46,6 +48,7 @@ impl Default for SinkOptions {
             exemptions: Exemptions::default(),
             interval_ms: INTERVAL_MS,
             shrink: Shrink::ByHalf { free: SHRINK_FREE },
+            capacity: ENTRIES_MAX,
         }
     }
 }
@@ -55,6 +58,7 @@ impl Default for SinkOptions {
 pub struct Sink<A> {
     desired: Desired,
     adapter: A,
+    edge: Edge,
     interval_ms: Millis,
     shrink: Shrink,
     caught_up: bool,
@@ -69,6 +73,13 @@ pub struct Sink<A> {
     failures_in_a_row: u32,
     /// What the edge was made to have last; whatever it has else is drift.
     applied: Option<Arc<Elements>>,
+    /// Elements of those that should be gone, in order.
+    held_back: Vec<Box<str>>,
+    /// Why the edge has not taken what it should have.
+    failing: Option<String>,
+    receipts: Receipts,
+    /// Something may have to be told of an entry.
+    owes_receipts: bool,
     status: Status,
 }
 
@@ -122,6 +133,11 @@ pub struct Status {
     pub not_expressible: BTreeMap<&'static str, u64>,
     /// How many of those only because their action is weaker than a block.
     pub too_weak: u64,
+    /// Entries left out because the edge cuts off whole machines, and they are neither of a wide playbook nor of an
+    /// operator.
+    pub not_wide: u64,
+    /// Elements left out because the edge is full.
+    pub over_capacity: u64,
     /// Records older than what was held.
     pub older: u64,
     /// Records of tenants that this sink does not apply.
@@ -145,9 +161,11 @@ pub struct Status {
 impl<A: Adapter> Sink<A> {
     #[must_use]
     pub fn new(options: SinkOptions, adapter: A) -> Self {
+        let edge = adapter.edge();
         Sink {
             desired: Desired::new(options.tenants, options.exemptions),
             adapter,
+            edge: Edge { capacity: edge.capacity.min(options.capacity), ..edge },
             interval_ms: options.interval_ms.clamp(0, RETRY_MS_MAX),
             shrink: options.shrink,
             caught_up: false,
@@ -157,6 +175,10 @@ impl<A: Adapter> Sink<A> {
             look_at: Millis::MIN,
             failures_in_a_row: 0,
             applied: None,
+            held_back: Vec::new(),
+            failing: None,
+            receipts: Receipts::default(),
+            owes_receipts: false,
             status: Status::default(),
         }
     }
@@ -230,8 +252,8 @@ impl<A: Adapter> Sink<A> {
     /// # Errors
     /// The edge cannot be asked.
     pub fn difference(&mut self, now: Millis) -> Result<Plan, Error> {
-        let actual = self.adapter.read()?;
-        let wanted = wanted(&self.desired, self.adapter.reach(), now);
+        let actual = self.adapter.read(now)?;
+        let wanted = wanted(&self.desired, &self.edge, now);
         Ok(plan(&wanted.elements, &actual, self.applied.as_deref(), self.shrink, now))
     }
 
@@ -239,6 +261,35 @@ impl<A: Adapter> Sink<A> {
     pub const fn allow_shrink(&mut self) {
         self.shrink = Shrink::Allowed;
         self.told = true;
+    }
+
+    /// What is to be told of entries since the last call, at most `room`; there may be more. Nothing before the first
+    /// application.
+    pub fn receipts(&mut self, now: Millis, room: usize) -> Vec<Said> {
+        let nothing = Elements::new();
+        if !self.owes_receipts {
+            return Vec::new();
+        }
+        let confirmed = Confirmed {
+            in_force: self.applied.as_deref().unwrap_or(&nothing),
+            held_back: &self.held_back,
+            failing: self.failing.as_deref(),
+        };
+        let (said, has_more) = self.receipts.next(&self.desired, &self.edge, confirmed, now, room);
+        self.owes_receipts = has_more;
+        said
+    }
+
+    /// Whether a call of [`receipts`](Self::receipts) may give some.
+    #[must_use]
+    pub const fn owes_receipts(&self) -> bool {
+        self.owes_receipts
+    }
+
+    /// Receipts were lost: all are told again.
+    pub fn receipts_lost(&mut self) {
+        self.receipts.forget();
+        self.owes_receipts = self.applied.is_some();
     }
 
     /// The entries that this sink holds.
@@ -291,18 +342,21 @@ impl<A: Adapter> Sink<A> {
     }
 
     fn reconcile(&mut self, now: Millis) -> Result<Option<Applied>, Error> {
-        let actual = self.adapter.read()?;
-        let drift = self.drift(&actual);
-        let Wanted { elements, exempted, not_expressible, too_weak } = wanted(&self.desired, self.adapter.reach(), now);
+        let actual = self.adapter.read(now)?;
+        let drift = self.drift(&actual, now);
+        let Wanted { elements, exempted, not_expressible, too_weak, not_wide, over_capacity } =
+            wanted(&self.desired, &self.edge, now);
         self.status.desired = elements.len();
         self.status.exempted = exempted;
         self.status.not_expressible = not_expressible.iter().map(|(scope, n)| (scope.as_str(), *n)).collect();
         self.status.too_weak = too_weak;
+        self.status.not_wide = not_wide;
+        self.status.over_capacity = over_capacity;
 
         let plan = plan(&elements, &actual, self.applied.as_deref(), self.shrink, now);
         let is_needed = plan.changes_anything() || actual.unsettled;
         let target = if is_needed { Arc::new(plan.target(elements, &actual)) } else { Arc::clone(&actual.elements) };
-        let written = if is_needed { self.adapter.write(Arc::clone(&target), &plan)? } else { Written::default() };
+        let written = if is_needed { self.adapter.write(Arc::clone(&target), &plan, now)? } else { Written::default() };
 
         // What the edge was not told of is not there yet: its lag goes on.
         let arrived = if written.pending.is_some() { None } else { self.told_since.take() };
@@ -320,6 +374,9 @@ impl<A: Adapter> Sink<A> {
             lag_ms,
         });
         self.applied = Some(target);
+        self.held_back.clone_from(&plan.held_back);
+        self.failing.clone_from(&written.pending);
+        self.owes_receipts = true;
         self.schedule(now, is_needed, written.pending.is_some());
         self.note(now, &plan, applied.as_ref(), written);
         Ok(applied)
@@ -327,14 +384,17 @@ impl<A: Adapter> Sink<A> {
 
     /// How many differences somebody else made since the last application. At start, when nothing is known, what is not
     /// ours.
-    fn drift(&self, actual: &Actual) -> usize {
+    fn drift(&self, actual: &Actual, now: Millis) -> usize {
         let Some(applied) = &self.applied else { return actual.foreign };
         if Arc::ptr_eq(applied, &actual.elements) {
             return actual.foreign;
         }
         let made = plan(applied, actual, None, Shrink::Allowed, Millis::MIN);
         let missing = usize::from(actual.missing && applied.is_empty());
-        made.add.len() + made.change.len() + made.refresh.len() + made.remove.len() + actual.foreign + missing
+        // Some edges let go of what has ended by themselves.
+        let is_live = |name: &str| applied.get(name).is_some_and(|element| element.until.is_none_or(|end| end > now));
+        let taken = made.add.iter().filter(|name| is_live(name)).count();
+        taken + made.change.len() + made.refresh.len() + made.remove.len() + actual.foreign + missing
     }
 
     fn schedule(&mut self, now: Millis, is_written: bool, is_pending: bool) {
@@ -390,6 +450,8 @@ impl<A: Adapter> Sink<A> {
         self.not_before = now.saturating_add(self.retry_ms());
         self.status.failures += 1;
         tracing::warn!(%why, retry_ms = self.retry_ms(), "list not applied");
+        self.failing = Some(why.clone());
+        self.owes_receipts = true;
         self.status.last_error = Some(why);
     }
 

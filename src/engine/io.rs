@@ -205,6 +205,7 @@ impl BlockChange {
             verdict_id: Some(shown.verdict_id.to_string()),
             incident_id: self.incident_id.as_deref().map(str::to_owned),
             actor: None,
+            wide: shown.wide,
         })
     }
 

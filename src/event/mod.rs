@@ -18,7 +18,7 @@ pub use entity::{Entity, Scope, split_key};
 pub use login_event::{Activity, ChallengeResult, FailureReason, LoginEvent, Method, Outcome};
 pub use record::{
     Action, AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, Compromise, Counted, Disposition, Exemption,
-    Incident, IncidentKind, IncidentState, Mode, Related, Severity, Trait, Verdict,
+    Incident, IncidentKind, IncidentState, Mode, Receipt, ReceiptOutcome, Related, Severity, Trait, Verdict,
 };
 pub use reject::{Reason, Reject};
 

@@ -45,6 +45,13 @@ named! {
         Undetermined = "UNDETERMINED", Confirmed = "CONFIRMED", FalsePositive = "FALSE_POSITIVE",
     }
 }
+named! {
+    /// What became of one entry at one edge.
+    ReceiptOutcome default Other {
+        Other = "OTHER", Applied = "APPLIED", Lifted = "LIFTED", Expired = "EXPIRED", Exempted = "EXEMPTED",
+        Refused = "REFUSED", Failed = "FAILED",
+    }
+}
 
 impl Action {
     /// Which of two actions on one entity shows: the larger. Distinct for every action.
@@ -117,6 +124,10 @@ pub struct BlocklistEntry {
     pub verdict_id: Option<String>,
     pub incident_id: Option<String>,
     pub actor: Option<String>,
+    /// Its playbook says `wide: true`: an edge that refuses a whole machine may take it, as it may take an operator's.
+    /// Records of before the field lack it.
+    #[serde(default)]
+    pub wide: bool,
 }
 
 /// What the login page needs before it checks a password.
@@ -184,6 +195,18 @@ pub struct Compromise {
 pub struct Counted {
     pub value: String,
     pub attempts: i64,
+}
+
+/// What one sink did with one change of the blocklist.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    pub sink: String,
+    /// The key of the entry.
+    pub key: String,
+    pub generation: i64,
+    pub outcome: ReceiptOutcome,
+    pub applied_at: Millis,
+    pub detail: Option<String>,
 }
 
 /// Who is never restricted. On the topic `exemptions`, and in `topology/exemptions.yaml`.

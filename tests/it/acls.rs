@@ -154,6 +154,9 @@ fn each_kind_of_client_can_do_its_work_with_them_and_no_more() {
     publisher.send(&guarded.topics.public("blocklist"), Some(b"k"), b"v", 0).unwrap();
     let deliveries = publisher.flush(DEADLINE).unwrap();
     assert_eq!((deliveries.delivered, deliveries.failed), (0, 1), "{deliveries:?}");
+    publisher.send(&guarded.topics.public("receipts"), Some(b"k"), b"v", 0).unwrap();
+    let deliveries = publisher.flush(DEADLINE).unwrap();
+    assert_eq!((deliveries.delivered, deliveries.failed), (1, 1), "{deliveries:?}");
     assert!(!Path::new("blocked.jsonl").exists());
 }
 

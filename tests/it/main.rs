@@ -36,6 +36,7 @@ mod registry;
 mod scenarios;
 mod schemas;
 mod simulation;
+mod sink_edges;
 mod sinks;
 mod stages;
 mod state_tools;

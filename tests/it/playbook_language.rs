@@ -143,6 +143,20 @@ fn who_is_found_again_is_dealt_with_more_strongly() {
 }
 
 #[test]
+fn an_entry_says_whether_its_playbook_is_wide() {
+    for (more, wide) in [("", false), ("wide: true\n", true)] {
+        let mut sources = Sources::new(env(&[with(more)], Exemptions::default()));
+        let entries: Vec<bool> = sources
+            .fail(START, "203.0.113.7")
+            .iter()
+            .filter_map(|e| if let Output::Block(change) = &e.output { change.entry() } else { None })
+            .map(|entry| entry.wide)
+            .collect();
+        assert_eq!(entries, [wide]);
+    }
+}
+
+#[test]
 fn lengths_vary_within_the_jitter_and_the_same_in_every_run() {
     let lengths = || {
         let playbook = with("  jitter: 10%\n");

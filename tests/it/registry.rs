@@ -18,7 +18,7 @@ fn word(lookup: &Lookup) -> &'static str {
 fn output_schemas_get_ids_and_keep_them() {
     let ids = register_outputs(&shared(), "outputs.").unwrap();
     assert_eq!(register_outputs(&shared(), "outputs.").unwrap(), ids);
-    let mut all = [ids.verdict, ids.blocklist_entry, ids.attack_status, ids.incident];
+    let mut all = [ids.verdict, ids.blocklist_entry, ids.attack_status, ids.incident, ids.receipt];
     let mut registry = Registry::new(Some(shared()), &[]);
     assert!(all.iter().all(|id| word(&registry.get(*id, 0)) == "other"));
     all.sort_unstable();

@@ -1,162 +1,18 @@
 //! Sinks from the topic to the edge: a real cluster, a real nginx, and a clock that a test moves by hand.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::thread::JoinHandle;
 
-use apache_avro::Schema;
-use apache_avro::writer::datum::GenericDatumWriter;
-use portcullis::app::sink::{
-    CommonArgs, EdgeArgs, FileArgs, NginxArgs, SinkArgs, SinkContext, SinkStatus, Watched, run,
-};
-use portcullis::app::{Connection, Ending, Output};
-use portcullis::event::wire::{Encoder, Format, SchemaIds};
-use portcullis::event::{Action, BlocklistEntry, Exemption, Millis, Scope};
-use portcullis::topology::exemptions::Exemptions;
+use portcullis::app::Output;
+use portcullis::app::sink::{CommonArgs, EdgeArgs, FileArgs, NginxArgs};
+use portcullis::event::wire::Format;
 use rdkafka::mocking::MockCluster;
-use rdkafka::producer::BaseProducer;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::support::kafka::shared;
 use crate::support::nginx::Nginx;
-use crate::support::records::{DEADLINE, connection_with_topics, flush, producer, send};
+use crate::support::records::{DEADLINE, connection_with_topics};
+use crate::support::sink::{HOUR, LOOK, Publisher, Running, START, entry};
 use crate::support::until;
-
-const START: Millis = 1_561_682_490_000;
-const HOUR: Millis = 3_600_000;
-/// What passes between two looks of a sink at its clock.
-const LOOK: Millis = 50;
-
-fn entry(tenant: &str, ip: &str, generation: i64, until: Option<Millis>) -> BlocklistEntry {
-    BlocklistEntry {
-        tenant: tenant.to_owned(),
-        scope: Scope::Ip,
-        value: ip.to_owned(),
-        action: Action::Block,
-        since: START,
-        until,
-        generation,
-        reason: "a test".to_owned(),
-        playbook: None,
-        verdict_id: None,
-        incident_id: None,
-        actor: None,
-    }
-}
-
-/// Writes to the topics of one installation.
-struct Publisher<'a> {
-    producer: BaseProducer,
-    connection: &'a Connection,
-    encoder: Encoder,
-}
-
-impl<'a> Publisher<'a> {
-    fn new(connection: &'a Connection, format: Format) -> Self {
-        let encoder = Encoder::new(format, SchemaIds::default()).unwrap();
-        Publisher { producer: producer(&connection.client.bootstrap, None), connection, encoder }
-    }
-
-    fn put(&self, name: &str, key: &str, value: Option<&[u8]>, generation: Option<i64>) {
-        send(&self.producer, &self.connection.topics.public(name), None, key.as_bytes(), value, generation);
-        flush(&self.producer);
-    }
-
-    fn block(&self, entry: &BlocklistEntry) {
-        let key = format!("{}|IP|{}", entry.tenant, entry.value);
-        self.put("blocklist", &key, Some(&self.encoder.encode("blocklist", entry).unwrap()), None);
-    }
-
-    fn lift(&self, tenant: &str, ip: &str, generation: i64) {
-        self.put("blocklist", &format!("{tenant}|IP|{ip}"), None, Some(generation));
-    }
-
-    fn exempt(&self, ip: &str) {
-        let exemption = Exemption {
-            tenant: "shop".to_owned(),
-            scope: Scope::Ip,
-            value: ip.to_owned(),
-            since: 0,
-            until: None,
-            reason: "a test".to_owned(),
-            actor: None,
-            generation: 1,
-        };
-        // As an operator's tool would write it: in Avro, under an id of its own registry.
-        let schema = Schema::parse_str(include_str!("../../schemas/exemption.avsc")).unwrap();
-        let mut value = vec![0, 0, 0, 0, 77];
-        GenericDatumWriter::builder(&schema).build().unwrap().write_ser(&mut value, &exemption).unwrap();
-        self.put("exemptions", &format!("shop|IP|{ip}"), Some(&value), None);
-    }
-}
-
-/// A sink in a thread of its own.
-struct Running {
-    clock: Arc<AtomicI64>,
-    stop: Arc<AtomicBool>,
-    watched: Arc<Watched>,
-    thread: Option<JoinHandle<Result<String, String>>>,
-}
-
-impl Running {
-    fn start(connection: &Connection, edge: EdgeArgs) -> Self {
-        let clock = Arc::new(AtomicI64::new(START));
-        let (stop, watched) = (Arc::new(AtomicBool::new(false)), Arc::new(Watched::default()));
-        let (thread_clock, thread_stop, thread_watched) = (Arc::clone(&clock), Arc::clone(&stop), Arc::clone(&watched));
-        let connection = connection.clone();
-        let thread = std::thread::spawn(move || {
-            let context = SinkContext {
-                connection: &connection,
-                exemptions: Exemptions::default(),
-                // It runs on by itself, a little at every look, so that what is rate-limited comes to its turn.
-                clock: || thread_clock.fetch_add(LOOK, Ordering::Relaxed),
-                stop: &thread_stop,
-                watched: &thread_watched,
-            };
-            let mut out = Vec::new();
-            match run(&SinkArgs { edge, listen: None }, context, &mut out) {
-                Ok(Ending::Well) => Ok(String::from_utf8(out).unwrap()),
-                Ok(Ending::Different) => Err("different".to_owned()),
-                Err(e) => Err(format!("{e:#}")),
-            }
-        });
-        Running { clock, stop, watched, thread: Some(thread) }
-    }
-
-    fn now(&self) -> Millis {
-        self.clock.load(Ordering::Relaxed)
-    }
-
-    fn pass(&self, ms: Millis) {
-        self.clock.fetch_add(ms, Ordering::Relaxed);
-    }
-
-    #[track_caller]
-    fn until(&self, what: &str, condition: impl Fn(&SinkStatus) -> bool) {
-        until(DEADLINE, what, || condition(&self.watched.get()).then_some(()));
-    }
-
-    fn stop(mut self) -> Result<String, String> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().unwrap().join().unwrap()
-    }
-
-    /// Waits for a sink that ends by itself.
-    fn end(mut self) -> Result<String, String> {
-        self.thread.take().unwrap().join().unwrap()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // A test that failed must not leave a thread behind that works on its folder.
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
-        }
-    }
-}
 
 fn nginx_args(file: &Path, nginx: &Nginx, by_pid_file: bool) -> EdgeArgs {
     let program = ["/usr/sbin/nginx", "/usr/local/sbin/nginx"].into_iter().find(|path| Path::new(path).exists());

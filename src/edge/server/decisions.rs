@@ -49,6 +49,8 @@ pub struct Decision {
     pub until: Option<Millis>,
     /// Whether a person asked for it.
     pub by_operator: bool,
+    /// Whether its playbook is meant for edges that refuse a whole machine.
+    pub wide: bool,
     pub playbook: Option<Box<str>>,
 }
 
@@ -59,6 +61,7 @@ impl Decision {
             action: entry.action,
             until: entry.until,
             by_operator: entry.actor.is_some(),
+            wide: entry.wide,
             playbook: entry.playbook.as_deref().map(Into::into),
         }
     }
@@ -172,7 +175,13 @@ impl Decisions {
             Some(decision) => (decision, None),
             // It was lifted before this server began; who was told of it must still hear that.
             None if at > now.saturating_sub(GONE_KEPT_MS) => {
-                let shown = Decision { action: Action::Block, until: Some(at), by_operator: false, playbook: None };
+                let shown = Decision {
+                    action: Action::Block,
+                    until: Some(at),
+                    by_operator: false,
+                    wide: false,
+                    playbook: None,
+                };
                 (shown, Some(at))
             }
             None => return,
@@ -367,7 +376,7 @@ mod tests {
     }
 
     fn decision(action: Action, until: Option<Millis>) -> Decision {
-        Decision { action, until, by_operator: false, playbook: None }
+        Decision { action, until, by_operator: false, wide: false, playbook: None }
     }
 
     fn is_wanted(_: &Target, _: &Decision) -> bool {

@@ -189,7 +189,7 @@ mod tests {
             (Scope::Cidr, "2001:db8::/64", Action::Block, None),
         ];
         let entry = |(scope, value, action, until)| {
-            let decision = Decision { action, until, by_operator: false, playbook: Some("p".into()) };
+            let decision = Decision { action, until, by_operator: false, wide: false, playbook: Some("p".into()) };
             (prefix_of(scope, value).unwrap(), scope, decision)
         };
         all.map(entry).to_vec()

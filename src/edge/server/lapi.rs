@@ -34,6 +34,8 @@ use crate::event::{Millis, Scope, Source};
 
 /// Who decided, when no person did.
 const ORIGIN: &str = "portcullis";
+/// Who decided, when it was a playbook that is meant for edges which refuse a whole machine.
+const ORIGIN_WIDE: &str = "portcullis-wide";
 /// Who decided, when a person did.
 const ORIGIN_OPERATOR: &str = "portcullis-operator";
 /// Most items of a list in a question; the rest is not looked at.
@@ -263,7 +265,11 @@ fn write_all<'a>(body: &mut Vec<u8>, items: impl IntoIterator<Item = Wire<'a>>) 
 }
 
 const fn origin_of(decision: &Decision) -> &'static str {
-    if decision.by_operator { ORIGIN_OPERATOR } else { ORIGIN }
+    match decision {
+        Decision { by_operator: true, .. } => ORIGIN_OPERATOR,
+        Decision { wide: true, .. } => ORIGIN_WIDE,
+        Decision { .. } => ORIGIN,
+    }
 }
 
 fn scenario_of(decision: &Decision) -> String {
@@ -401,6 +407,7 @@ mod tests {
             action: Action::Block,
             until: None,
             by_operator,
+            wide: playbook == Some("network-rollup"),
             playbook: playbook.map(Into::into),
         };
         let fanout = decision(Some("ip-account-fanout"), false);
@@ -415,6 +422,10 @@ mod tests {
         assert!(!wants(&[("scopes", "galaxy")], Scope::Ip, &fanout));
         assert!(!wants(&[("origins", "portcullis-operator,cscli")], Scope::Ip, &fanout));
         assert!(wants(&[("origins", "portcullis-operator,cscli")], Scope::Ip, &by_hand));
+        let for_hosts = [("origins", "portcullis-operator,portcullis-wide")];
+        let rollup = decision(Some("network-rollup"), false);
+        assert!(wants(&for_hosts, Scope::Cidr, &rollup) && wants(&for_hosts, Scope::Ip, &by_hand));
+        assert!(!wants(&for_hosts, Scope::Ip, &fanout));
         assert!(wants(&[("scenarios_containing", "FANOUT")], Scope::Ip, &fanout));
         assert!(!wants(&[("scenarios_containing", "fanout")], Scope::Ip, &by_hand));
         assert!(!wants(&[("scenarios_not_containing", "fanout")], Scope::Ip, &fanout));

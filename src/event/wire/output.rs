@@ -29,28 +29,30 @@ pub struct SchemaIds {
     pub blocklist_entry: u32,
     pub attack_status: u32,
     pub incident: u32,
+    pub receipt: u32,
 }
 
 impl Default for SchemaIds {
     fn default() -> Self {
-        SchemaIds { verdict: 2, blocklist_entry: 3, attack_status: 4, incident: 5 }
+        SchemaIds { verdict: 2, blocklist_entry: 3, attack_status: 4, incident: 5, receipt: 6 }
     }
 }
 
 /// The bundled schema of every output record, with what it is called in a registry.
-pub const OUTPUT_SCHEMAS: [(&str, &str); 4] = [
+pub const OUTPUT_SCHEMAS: [(&str, &str); 5] = [
     ("verdicts", include_str!("../../../schemas/verdict.avsc")),
     ("blocklist", include_str!("../../../schemas/blocklist-entry.avsc")),
     ("attack-status", include_str!("../../../schemas/attack-status.avsc")),
     ("incidents", include_str!("../../../schemas/incident.avsc")),
+    ("receipts", include_str!("../../../schemas/receipt.avsc")),
 ];
 
 /// Writes output records.
 #[derive(Debug)]
 pub struct Encoder {
     format: Format,
-    ids: [u32; 4],
-    schemas: [Schema; 4],
+    ids: [u32; 5],
+    schemas: [Schema; 5],
 }
 
 impl Encoder {
@@ -64,8 +66,8 @@ impl Encoder {
         };
         Ok(Encoder {
             format,
-            ids: [ids.verdict, ids.blocklist_entry, ids.attack_status, ids.incident],
-            schemas: [parse(0)?, parse(1)?, parse(2)?, parse(3)?],
+            ids: [ids.verdict, ids.blocklist_entry, ids.attack_status, ids.incident, ids.receipt],
+            schemas: [parse(0)?, parse(1)?, parse(2)?, parse(3)?, parse(4)?],
         })
     }
 
@@ -93,14 +95,19 @@ impl Encoder {
 /// Records that are read and not written here.
 const READ_ONLY_SCHEMAS: [(&str, &str); 1] = [("exemptions", include_str!("../../../schemas/exemption.avsc"))];
 
+/// Schemas of before a field was added at the end, by topic: a compacted topic still holds such records.
+const EARLIER_SCHEMAS: [(&str, &str); 1] =
+    [("blocklist", include_str!("../../../schemas/history/v1/blocklist-entry.avsc"))];
+
 /// Parsed once: a sink decodes a whole topic at start. A schema that does not parse is missing here, and a test sees it.
 static READ_SCHEMAS: LazyLock<Vec<(&str, Schema)>> = LazyLock::new(|| {
-    let all = OUTPUT_SCHEMAS.into_iter().chain(READ_ONLY_SCHEMAS);
+    let all = OUTPUT_SCHEMAS.into_iter().chain(READ_ONLY_SCHEMAS).chain(EARLIER_SCHEMAS);
     all.filter_map(|(name, text)| Some((name, Schema::parse_str(text).ok()?))).collect()
 });
 
 /// Decodes an output record, or an exemption, in either encoding. An Avro record is read with the bundled schema of its
-/// topic: output schemas are fully compatible both ways, and a sink needs no registry.
+/// topic, and where it ends too soon for that with an earlier one: fields are only ever added at the end, so a sink needs
+/// no registry.
 ///
 /// # Errors
 /// The bytes are neither.
@@ -109,8 +116,42 @@ pub fn decode_output<T: DeserializeOwned>(topic: &str, value: &[u8]) -> Result<T
     if value.first() != Some(&0) {
         return serde_json::from_slice(value).map_err(|e| broken(&e));
     }
-    let schema = READ_SCHEMAS.iter().find(|(name, _)| *name == topic);
-    let (_, schema) = schema.ok_or_else(|| broken(&"no such output"))?;
-    let reader = GenericDatumReader::builder(schema).build().map_err(|e| broken(&e))?;
-    reader.read_deser(&mut value.get(5..).unwrap_or_default()).map_err(|e| broken(&e))
+    let mut first = None;
+    for (_, schema) in READ_SCHEMAS.iter().filter(|(name, _)| *name == topic) {
+        let reader = GenericDatumReader::builder(schema).build().map_err(|e| broken(&e))?;
+        match reader.read_deser(&mut value.get(5..).unwrap_or_default()) {
+            Ok(record) => return Ok(record),
+            // What the newest schema says of a broken record is what is told.
+            Err(e) => first = first.or_else(|| Some(broken(&e))),
+        }
+    }
+    Err(first.unwrap_or_else(|| broken(&"no such output")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::BlocklistEntry;
+
+    const EXAMPLE: &str = include_str!("../../../schemas/examples/blocklist-entry/address.json");
+
+    #[test]
+    fn an_entry_of_before_a_field_was_added_reads_and_so_does_one_of_today() {
+        let mut entry: BlocklistEntry = serde_json::from_str(EXAMPLE).unwrap();
+        for wide in [false, true] {
+            entry.wide = wide;
+            for format in [Format::Json, Format::Avro] {
+                let bytes = Encoder::new(format, SchemaIds::default()).unwrap().encode("blocklist", &entry).unwrap();
+                assert_eq!(decode_output::<BlocklistEntry>("blocklist", &bytes), Ok(entry.clone()));
+            }
+        }
+        entry.wide = false;
+        let mut old = Encoder::new(Format::Avro, SchemaIds::default()).unwrap().encode("blocklist", &entry).unwrap();
+        assert_eq!(old.pop(), Some(0), "the new field is the last");
+        assert_eq!(decode_output::<BlocklistEntry>("blocklist", &old), Ok(entry));
+        old.truncate(old.len() - 5);
+        let error = decode_output::<BlocklistEntry>("blocklist", &old).unwrap_err();
+        assert!(error.detail.starts_with("blocklist: "), "{error}");
+        assert_eq!(READ_SCHEMAS.len(), OUTPUT_SCHEMAS.len() + READ_ONLY_SCHEMAS.len() + EARLIER_SCHEMAS.len());
+    }
 }

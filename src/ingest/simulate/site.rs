@@ -374,6 +374,7 @@ mod tests {
             verdict_id: None,
             incident_id: None,
             actor: None,
+            wide: false,
         }
     }
 

@@ -67,6 +67,7 @@ fn block(value: &str, until: Millis) -> BlocklistEntry {
         verdict_id: None,
         incident_id: None,
         actor: None,
+        wide: false,
     }
 }
 

@@ -133,6 +133,7 @@ pub fn acls(topics: &Topics, role: Role, group: Option<&str>) -> Vec<Acl> {
                     &[Write],
                     "what comes out",
                 ),
+                topic(public(&["receipts"]), &[Describe], "the sinks' own; whether it is there"),
                 on(Resource::Group, Pattern::Literal, vec![topics.group()], &[Read], "the group of the stages"),
                 on(
                     Resource::Group,
@@ -151,7 +152,11 @@ pub fn acls(topics: &Topics, role: Role, group: Option<&str>) -> Vec<Acl> {
             ]
         }
         Role::Sink => {
-            vec![topic(public(&["blocklist", "exemptions"]), &[Read], "whom to block, and whom never"), follow_group]
+            vec![
+                topic(public(&["blocklist", "exemptions"]), &[Read], "whom to block, and whom never"),
+                topic(public(&["receipts"]), &[Write], "what became of it at the edge"),
+                follow_group,
+            ]
         }
         Role::Edge => {
             let followed = public(&["blocklist", "exemptions", "attack-status", "known-pairs"]);
@@ -163,7 +168,7 @@ pub fn acls(topics: &Topics, role: Role, group: Option<&str>) -> Vec<Acl> {
         }
         Role::Publisher => vec![topic(public(&["login-events"]), &[Write], "login events")],
         Role::Subscriber => {
-            let topics_read = public(&["verdicts", "blocklist", "attack-status", "incidents"]);
+            let topics_read = public(&["verdicts", "blocklist", "attack-status", "incidents", "receipts"]);
             let (pattern, name) = match group {
                 Some(group) => (Pattern::Literal, group.to_owned()),
                 None => (Pattern::Prefixed, format!("{}subscriber-", topics.prefix())),
@@ -253,12 +258,15 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_may_read_two_topics_and_no_more() {
+    fn a_sink_may_read_two_topics_write_one_and_no_more() {
         assert_eq!(
             text(Role::Sink, None),
             "# sink: whom to block, and whom never\n\
              kafka-acls.sh --bootstrap-server kafka:9092 --add --allow-principal 'User:CN=one, O=two' --operation Read \
              --topic p.blocklist --topic p.exemptions\n\
+             # sink: what became of it at the edge\n\
+             kafka-acls.sh --bootstrap-server kafka:9092 --add --allow-principal 'User:CN=one, O=two' --operation Write \
+             --topic p.receipts\n\
              # sink: never joined; the client library asks who coordinates it\n\
              kafka-acls.sh --bootstrap-server kafka:9092 --add --allow-principal 'User:CN=one, O=two' \
              --operation Describe --group portcullis-follow"

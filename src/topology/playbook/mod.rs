@@ -76,7 +76,8 @@ pub struct Playbook {
     pub fixtures: Vec<Fixture>,
     #[serde(default)]
     pub tags: Vec<String>,
-    /// Its author knows that it takes in whole countries or networks, or everybody; without it such a playbook is refused.
+    /// Its author knows that it takes in whole countries or networks, or everybody; without it such a playbook is refused. It
+    /// also lets its entries reach edges that cut off a whole machine, such as a firewall.
     #[serde(default)]
     pub wide: bool,
 }

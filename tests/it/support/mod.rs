@@ -7,6 +7,7 @@ pub mod chaos_faults;
 pub mod chaos_traffic;
 pub mod core;
 pub mod edge;
+pub mod edges;
 pub mod fleet;
 pub mod job;
 pub mod kafka;
@@ -23,6 +24,7 @@ pub mod simulation_oracle;
 pub mod simulation_traffic;
 pub mod simulation_weather;
 pub mod simulation_world;
+pub mod sink;
 pub mod stages;
 
 use std::path::Path;
