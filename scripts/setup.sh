@@ -3,7 +3,8 @@
 # what is there is left alone, and when everything is there it needs no network and no root.
 #
 #   scripts/setup.sh              everything: build tools, the edges (nginx, HAProxy, Redis, nftables), Java, Apache
-#                                 Kafka, the schema registry (Apicurio), and the tools that check licences and spelling
+#                                 Kafka, the schema registry (Apicurio), clients of CrowdSec's protocol, and the tools
+#                                 that check licences and spelling
 #   scripts/setup.sh --build      build tools only (what `make demo` needs)
 #   scripts/setup.sh --tools      build tools, and those that check licences and spelling (what `make check` needs)
 #
@@ -20,6 +21,8 @@ registry_artifact=io.apicurio:apicurio-registry-app:$registry_version.Final:tar.
 # Pinned: a new release may find fault with what was fine. The Makefile reads them here.
 cargo_deny_version=0.20.2
 typos_version=1.52.0
+# A client of CrowdSec's protocol, which the tests run against `portcullis edge`.
+pycrowdsec_version=0.0.5
 # What Cargo.toml asks for; rust-toolchain.toml has rustup bring it.
 rust_minor=$(sed -n 's/^rust-version = "1\.\([0-9]*\)"$/\1/p' "$here/Cargo.toml")
 
@@ -85,6 +88,8 @@ missing_test_packages() {
     want 'has_server ip' iproute2
     want 'has nsenter' util-linux
     want has_java default-jre-headless
+    want 'has crowdsec-custom-bouncer' crowdsec-custom-bouncer
+    want 'has python3' python3
 }
 
 as_root() {
@@ -112,7 +117,7 @@ install_packages() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${wanted[@]}" > /dev/null
     # The services that Debian's packages start by themselves would hold ports; the tests start their own.
     local service
-    for service in nginx haproxy redis-server; do
+    for service in nginx haproxy redis-server crowdsec-custom-bouncer; do
         case " ${wanted[*]} " in
             *" $service "*)
                 if has systemctl; then as_root systemctl disable --now "$service" > /dev/null 2>&1 || true; fi
@@ -181,6 +186,12 @@ fetch_typos() {
         mkdir "$1/bin" && cp "$1/env/bin/typos" "$1/bin/typos" && rm -rf "$1/env"
 }
 
+# Packages without an environment: a test names the folder in PYTHONPATH.
+fetch_pycrowdsec() {
+    python3 -m venv "$1/env" && "$1/env/bin/pip" install -q --target "$1" "pycrowdsec==$pycrowdsec_version" >&2 &&
+        rm -rf "$1/env"
+}
+
 # Built in a folder of its own, so that it does not disturb what is built of the program.
 fetch_cargo_deny() {
     (cd "$here" && CARGO_TARGET_DIR="$1/build" PATH="$HOME/.cargo/bin:$PATH" \
@@ -220,12 +231,21 @@ registry_part() {
     fetch_into "$cache/apicurio-$registry_version" fetch_registry
 }
 
+client_part() {
+    if [ -d "$cache/tools/pycrowdsec-$pycrowdsec_version" ]; then return 0; fi
+    want has_venv python3-venv
+    install_packages
+    say "fetching pycrowdsec $pycrowdsec_version, a client of CrowdSec's protocol"
+    fetch_into "$cache/tools/pycrowdsec-$pycrowdsec_version" fetch_pycrowdsec
+}
+
 test_part() {
     missing_test_packages
     install_packages
     has_java || fail "Java 17 or newer is needed, and this machine's package default-jre-headless brings an older one"
     kafka_part
     registry_part
+    client_part
 }
 
 case ${1:-} in

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 use super::clock::ProcessClock;
 use super::demo::DemoArgs;
+use super::edge::{EdgeArgs, EdgeContext};
 use super::playbooks::PlaybooksArgs;
 use super::produce::ProduceArgs;
 use super::receipts::ReceiptOptions;
@@ -22,9 +23,10 @@ use super::state::{StateArgs, StateCommand, StateContext};
 use super::telemetry::{self, LogFormat};
 use super::topics::TopicsArgs;
 use super::{
-    Connection, Ending, demo, playbooks, produce, replay, run, score, simulate, sink, state, topics, topology,
+    Connection, Ending, demo, edge, playbooks, produce, replay, run, score, simulate, sink, state, topics, topology,
 };
-use crate::console::Shown;
+use crate::console::{self, Shown};
+use crate::edge::server::Rate;
 use crate::log::Clock as _;
 use crate::log::registry::RegistryOptions;
 
@@ -57,6 +59,7 @@ pub enum Command {
     State(StateArgs),
     /// Keep an edge equal to the blocklist
     Sink(SinkArgs),
+    Edge(EdgeArgs),
     /// Publish login events of a file
     Produce(ProduceArgs),
     Replay(ReplayArgs),
@@ -142,6 +145,21 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
                 },
             };
             sink::run(args, context, &mut out)
+        }
+        Command::Edge(args) => {
+            let settings = plain()?;
+            let keys = edge::keys(&args.keys, Rate { per_second: args.account_rate }).map_err(Wrong)?;
+            let context = EdgeContext {
+                connection: &connection(&settings)?,
+                exemptions: topology::exemptions(&settings).map_err(Wrong)?,
+                hash_key: settings.hash_key.clone(),
+                clock: Arc::new(move || clock.now()),
+                stop: stop_on_signals()?,
+            };
+            let page = |shown| Ok(console::routes(telemetry::metrics()?, shown));
+            edge::run(args, keys, context, page, |address| {
+                tracing::info!(%address, "answering /v1/check, /v1/attack-status, and /metrics, /livez, /readyz, /status");
+            })
         }
         Command::Produce(args) => {
             produce::run(args, &connection(&plain()?)?, || clock.now(), &*stop_on_signals()?, &mut out)

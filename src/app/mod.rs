@@ -4,6 +4,7 @@ pub mod cli;
 pub mod clock;
 mod connection;
 pub mod demo;
+pub mod edge;
 mod input;
 pub mod live;
 mod output;

@@ -68,6 +68,7 @@ pub struct AclsArgs {
 pub enum RoleArg {
     Run,
     Sink,
+    Edge,
     Publisher,
     Subscriber,
     Operator,
@@ -79,6 +80,7 @@ impl RoleArg {
         match self {
             RoleArg::Run => Role::Run,
             RoleArg::Sink => Role::Sink,
+            RoleArg::Edge => Role::Edge,
             RoleArg::Publisher => Role::Publisher,
             RoleArg::Subscriber => Role::Subscriber,
             RoleArg::Operator => Role::Operator,

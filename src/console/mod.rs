@@ -54,12 +54,7 @@ pub fn serve(listen: &str, metrics: PrometheusHandle, shown: Arc<dyn Shown>) -> 
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let routes = Router::new()
-        .route("/metrics", get(show_metrics))
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(show_ready))
-        .route("/status", get(show_status))
-        .with_state(Page { metrics, shown });
+    let routes = routes(metrics, shown);
     thread::Builder::new().name("http".to_owned()).spawn(move || {
         runtime.block_on(async move {
             let served = match tokio::net::TcpListener::from_std(listener) {
@@ -72,6 +67,16 @@ pub fn serve(listen: &str, metrics: PrometheusHandle, shown: Arc<dyn Shown>) -> 
         });
     })?;
     Ok(address)
+}
+
+/// What [`serve`] serves, for a process that has a server of its own.
+pub fn routes(metrics: PrometheusHandle, shown: Arc<dyn Shown>) -> Router {
+    Router::new()
+        .route("/metrics", get(show_metrics))
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(show_ready))
+        .route("/status", get(show_status))
+        .with_state(Page { metrics, shown })
 }
 
 async fn show_metrics(State(page): State<Page>) -> impl IntoResponse {

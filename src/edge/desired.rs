@@ -186,6 +186,18 @@ impl Desired {
         self.held.iter().map(|(key, entry)| (&**key, entry))
     }
 
+    /// The held entry of a key.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&BlocklistEntry> {
+        self.held.get(key)
+    }
+
+    /// Who is exempt, by file and topic.
+    #[must_use]
+    pub const fn exemptions(&self) -> &Exemptions {
+        &self.exemptions
+    }
+
     /// Every held entry by its key as it is kept, for those who keep it as well.
     pub(super) fn held(&self) -> &BTreeMap<Arc<str>, BlocklistEntry> {
         &self.held

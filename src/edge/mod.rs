@@ -23,6 +23,7 @@ mod reconcile;
 mod redis;
 mod replace;
 mod run;
+pub mod server;
 mod wanted;
 
 pub use adapter::{Actual, Adapter, Edge, Element, Elements, Error, Reach, Width, Written};

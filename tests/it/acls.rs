@@ -14,7 +14,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 
 use crate::support::kafka::Kafka;
-use crate::support::records::{DEADLINE, admin, flush, producer, send};
+use crate::support::records::{DEADLINE, admin, flush, producer, read_to_end, send};
 use crate::support::{repository, until};
 
 /// Names with a prefix, so that it is part of what is allowed.
@@ -117,6 +117,12 @@ fn each_kind_of_client_can_do_its_work_with_them_and_no_more() {
     guarded.allow(Role::Sink);
     guarded.works(Role::Sink, &dry_run);
 
+    let followed = ["blocklist", "exemptions", "attack-status", "known-pairs"].map(|name| guarded.topics.public(name));
+    let edge = || Follower::new(&guarded.client(Role::Edge), &followed, ReadFrom::Start);
+    assert!(edge().unwrap_err().to_string().contains("may not use the topic"));
+    guarded.allow(Role::Edge);
+    read_to_end(&mut edge().unwrap());
+
     let fanout = repository().join("topology/playbooks/ip-account-fanout.yaml");
     let set = ["playbooks", "set", fanout.to_str().unwrap(), "--raise", "--actor", "ann", "--reason", "as allowed"];
     guarded.is_refused(Role::Operator, &set, "may not use the topic");
@@ -137,6 +143,8 @@ fn each_kind_of_client_can_do_its_work_with_them_and_no_more() {
         (Role::Subscriber, "login-events"),
         (Role::Sink, "verdicts"),
         (Role::Sink, "playbooks"),
+        (Role::Sink, "known-pairs"),
+        (Role::Edge, "verdicts"),
     ] {
         let topic = [guarded.topics.public(topic)];
         let error = Follower::new(&guarded.client(role), &topic, ReadFrom::Start).unwrap_err().to_string();

@@ -18,6 +18,8 @@ pub enum Role {
     Run,
     /// `portcullis sink …`.
     Sink,
+    /// `portcullis edge`.
+    Edge,
     /// A service that publishes login events, and `portcullis produce`.
     Publisher,
     /// A service that reads verdicts, blocklist or attack status.
@@ -29,7 +31,8 @@ pub enum Role {
 }
 
 impl Role {
-    pub const ALL: [Role; 6] = [Role::Run, Role::Sink, Role::Publisher, Role::Subscriber, Role::Operator, Role::Admin];
+    pub const ALL: [Role; 7] =
+        [Role::Run, Role::Sink, Role::Edge, Role::Publisher, Role::Subscriber, Role::Operator, Role::Admin];
 
     /// The name in the option `--role`.
     #[must_use]
@@ -37,6 +40,7 @@ impl Role {
         match self {
             Role::Run => "run",
             Role::Sink => "sink",
+            Role::Edge => "edge",
             Role::Publisher => "publisher",
             Role::Subscriber => "subscriber",
             Role::Operator => "operator",
@@ -151,6 +155,14 @@ pub fn acls(topics: &Topics, role: Role, group: Option<&str>) -> Vec<Acl> {
             vec![
                 topic(public(&["blocklist", "exemptions"]), &[Read], "whom to block, and whom never"),
                 topic(public(&["receipts"]), &[Write], "what became of it at the edge"),
+                follow_group,
+            ]
+        }
+        Role::Edge => {
+            let followed = public(&["blocklist", "exemptions", "attack-status", "known-pairs"]);
+            vec![
+                topic(followed, &[Read], "what questions are answered from"),
+                topic(public(&["login-events"]), &[Write], "what is denied, with --report-stops"),
                 follow_group,
             ]
         }

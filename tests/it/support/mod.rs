@@ -6,6 +6,7 @@ pub mod chaos_check;
 pub mod chaos_faults;
 pub mod chaos_traffic;
 pub mod core;
+pub mod edge;
 pub mod edges;
 pub mod fleet;
 pub mod job;

@@ -29,9 +29,16 @@ impl Nginx {
     pub fn start(geo_file: &Path) -> Nginx {
         let made = OpenOptions::new().create(true).append(true).open(geo_file);
         made.unwrap_or_else(|error| panic!("{}: {error}", geo_file.display()));
+        let geo = format!("geo $portcullis_block {{ default 0; include \"{}\"; }}", geo_file.display());
+        let login = "location = /login { if ($portcullis_block) { return 403; } return 200 \"login\\n\"; }";
+        Nginx::start_with(&geo, login)
+    }
+
+    /// Starts nginx with lines of its own in `http { }` and in `server { }`, one of which must be `/login`.
+    pub fn start_with(http: &str, server: &str) -> Nginx {
         let mut last = String::new();
         for _ in 0..ATTEMPTS_MAX {
-            match Nginx::try_start(geo_file) {
+            match Nginx::try_start(http, server) {
                 Ok(nginx) => return nginx,
                 // Somebody took the port between our asking and nginx's binding.
                 Err(error) if error.contains("Address already in use") => last = error,
@@ -64,17 +71,23 @@ impl Nginx {
     /// What the login page answers to a client of this address: 200, or 403 when it is blocked.
     #[track_caller]
     pub fn status_for(&self, ip: &str) -> u16 {
+        self.answer_for(ip).0
+    }
+
+    /// The same, with the whole answer.
+    #[track_caller]
+    pub fn answer_for(&self, ip: &str) -> (u16, String) {
         ask(self.port, ip).unwrap_or_else(|error| {
             let log = tail(&self.prefix().join("error.log"), 20);
             panic!("nginx gave no answer: {error}; the end of its log:\n{log}")
         })
     }
 
-    fn try_start(geo_file: &Path) -> Result<Nginx, String> {
+    fn try_start(http: &str, server: &str) -> Result<Nginx, String> {
         let [port] = free_ports();
         let folder = folder("portcullis-nginx-");
         let conf = folder.join("nginx.conf");
-        std::fs::write(&conf, conf_text(&folder, geo_file, port)).expect("its configuration");
+        std::fs::write(&conf, conf_text(&folder, http, server, port)).expect("its configuration");
         let prefix = format!("{}/", folder.display());
         let command =
             [program(), "-p", &prefix, "-c", &conf.display().to_string(), "-g", "daemon off;"].map(str::to_owned);
@@ -97,11 +110,11 @@ fn program() -> &'static str {
         .unwrap_or("nginx")
 }
 
-fn conf_text(prefix: &Path, geo_file: &Path, port: u16) -> String {
+fn conf_text(prefix: &Path, http: &str, server: &str, port: u16) -> String {
     // Started by root, workers would be of a user who may not enter a temporary folder.
     let is_root = std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
     let user = if is_root { "user root;" } else { "" };
-    let (prefix, geo_file) = (prefix.display(), geo_file.display());
+    let prefix = prefix.display();
     format!(
         r#"{user}
 worker_processes 1;
@@ -118,23 +131,17 @@ http {{
     scgi_temp_path "{prefix}/scgi";
     set_real_ip_from 127.0.0.1;
     real_ip_header X-Forwarded-For;
-    geo $portcullis_block {{
-        default 0;
-        include "{geo_file}";
-    }}
+    {http}
     server {{
         listen 127.0.0.1:{port};
-        location = /login {{
-            if ($portcullis_block) {{ return 403; }}
-            return 200 "login\n";
-        }}
+        {server}
     }}
 }}
 "#
     )
 }
 
-fn ask(port: u16, ip: &str) -> std::io::Result<u16> {
+fn ask(port: u16, ip: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), ANSWER_MAX)?;
     stream.set_read_timeout(Some(ANSWER_MAX))?;
     let request =
@@ -143,7 +150,8 @@ fn ask(port: u16, ip: &str) -> std::io::Result<u16> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let status = answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).and_then(|code| code.parse().ok());
-    status.ok_or_else(|| std::io::Error::other(format!("no HTTP answer: {answer:?}")))
+    let status = status.ok_or_else(|| std::io::Error::other(format!("no HTTP answer: {answer:?}")))?;
+    Ok((status, answer))
 }
 
 mod the_login_page {
