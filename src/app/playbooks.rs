@@ -248,6 +248,7 @@ pub fn play(playbook: &Playbook, fixture: &Fixture) -> Result<Played> {
             expires_at: Millis::MAX,
             // As many bad attempts as good ones.
             odds_permille: 1_000,
+            traits: Vec::new(),
             incident_id: None,
         };
         drop(pipeline.control(START, |version| ControlChange::Status {

@@ -6,6 +6,7 @@ mod compromise;
 mod posterior;
 mod proxy;
 mod run_length;
+mod surge;
 mod threshold;
 mod usual;
 
@@ -16,6 +17,7 @@ pub use compromise::{SourceFacts, SuccessFacts, stranger_success};
 pub use posterior::{Deed, Evidence, ODDS_MAX, Standpoint, posterior};
 pub use proxy::{CARRIED_MIN, CARRIED_OVER_MS, CARRIED_SHARE, Carried, proxy};
 pub use run_length::{BetaBinomial, alarm_level, run_length};
+pub use surge::{Feature, Profile, Seen, Surging, TRAITS_MAX, Values, When, surging, weight_of};
 pub use threshold::{Measures, look};
 pub use usual::{HOURS, Moments, Rate, hour_of_week};
 

@@ -5,7 +5,7 @@
 //! people. Weights are starting values of the domain report, 3.5. What one kind of evidence adds is capped, since ten typos
 //! of one person are not ten times one typo, and all of it fades with a half-life of 30 minutes.
 //!
-//! Known gaps: weights are not learnt; a campaign's traits, devices and networks are not asked.
+//! Known gaps: weights are not learnt; devices and networks are not asked.
 
 use std::collections::BTreeMap;
 
@@ -40,12 +40,17 @@ const BLOCK_ODDS: f64 = 99.0;
 /// name is wrong, and then the password; and somebody else of a carrier's exit may come next.
 const BLOCK_ACCOUNTS: f64 = 3.0;
 const BLOCK_NAMES: u8 = 2;
+/// Whoever fails with what the attack's attempts share, and hardly anybody else has, is no person who mistypes his own name:
+/// one is enough, where nobody is at home.
+const TELLING_TRAITS: f64 = 2.0;
 
 /// What is remembered of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Evidence {
     unknown: f64,
     strangers: f64,
+    /// The heaviest traits of the attack that it failed with.
+    traits: f64,
     known_successes: f64,
     /// The account of its last failure; how many times that was another one than before, and nobody's at that.
     account: Hashed,
@@ -99,6 +104,12 @@ impl Evidence {
         }
     }
 
+    /// It failed with traits of the attack that weigh so much, in nats.
+    pub fn share(&mut self, weight: f64, now: Millis) {
+        self.fade(now);
+        self.traits = self.traits.max(weight.min(CAP));
+    }
+
     fn fade(&mut self, now: Millis) {
         let passed = now.saturating_sub(self.at);
         if passed >= FORGOTTEN_MS {
@@ -107,6 +118,7 @@ impl Evidence {
             let kept = (-(passed as f64) / HALF_LIFE_MS).exp2();
             self.unknown *= kept;
             self.strangers *= kept;
+            self.traits *= kept;
             self.known_successes *= kept;
             self.at = now;
         }
@@ -128,6 +140,7 @@ pub fn posterior(evidence: &Evidence, from: &Standpoint, action: Action, now: Mi
         ("site", odds.ln()),
         ("failures_on_nobodys_names", evidence.unknown),
         ("failures_of_strangers", evidence.strangers),
+        ("traits_of_the_attack", evidence.traits),
         ("successes_of_known_pairs", evidence.known_successes),
         ("new_since_the_attack_began", if from.is_new { NEW } else { 0.0 }),
         ("good_accounts", good),
@@ -136,8 +149,8 @@ pub fn posterior(evidence: &Evidence, from: &Standpoint, action: Action, now: Mi
     // Where good accounts are at home, as many as any other playbook would ask for: an edge that knows nothing but
     // addresses refuses them as well.
     let accounts = BLOCK_ACCOUNTS * (1.0 + (1.0 + from.good_accounts as f64).log2());
-    let is_one_person =
-        f64::from(evidence.accounts) < accounts && (from.good_accounts > 0 || evidence.names < BLOCK_NAMES);
+    let names = if evidence.traits >= TELLING_TRAITS { 1 } else { BLOCK_NAMES };
+    let is_one_person = f64::from(evidence.accounts) < accounts && (from.good_accounts > 0 || evidence.names < names);
     let keeps_out = action.strength() >= Action::Block.strength();
     let threshold = if keeps_out { BLOCK_ODDS } else { CHALLENGE_ODDS }.ln();
     if logit < threshold || (keeps_out && is_one_person) {
@@ -193,6 +206,22 @@ mod tests {
         let calm = Standpoint { odds_permille: 1, is_new: false, good_accounts: 0 };
         let many: Vec<Deed> = (0..50).flat_map(|n| [failed(true, n), failed(false, n)]).collect();
         assert!(!blocks(&many, calm) && logit(&many, calm) == f64::NEG_INFINITY);
+    }
+
+    #[test]
+    fn with_the_traits_of_the_attack_one_try_decides_where_nobody_is_at_home() {
+        let blocks = |deeds: &[Deed], weight: f64, from: Standpoint| {
+            let mut evidence = Evidence::default();
+            deeds.iter().for_each(|deed| evidence.take(*deed, 0));
+            evidence.share(weight, 0);
+            posterior(&evidence, &from, Action::Block, 0, "it").is_some()
+        };
+        let late = Standpoint { is_new: false, ..NIGHT };
+        assert!(blocks(&[failed(true, 1)], 3.5, late) && !blocks(&[failed(true, 1)], 1.5, NIGHT));
+        assert!(!blocks(&[failed(false, 1)], 4.0, NIGHT), "somebody's name may be mistyped by its owner");
+        assert!(!blocks(&[failed(true, 1)], 4.0, Standpoint { good_accounts: 1, ..late }));
+        let calm = Standpoint { odds_permille: 1, is_new: false, good_accounts: 0 };
+        assert!(!blocks(&[failed(true, 1)], 4.0, calm));
     }
 
     #[test]

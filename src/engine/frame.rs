@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::io::ControlChange;
-use crate::detect::SourceFacts;
+use crate::detect::{Profile, SourceFacts};
 use crate::event::{Attempt, Entity, Millis, Reason, Reject, Source};
 use crate::topology::Per;
 use crate::window::Hashed;
@@ -86,6 +86,21 @@ pub struct Partial {
     pub compromised: Vec<Fallen>,
     /// What many sources share, where a playbook watches it.
     pub traits: Vec<TraitSum>,
+    /// What was tried with, of every attempt while the tenant is not calm, and of a sample of them while it is.
+    pub profiles: Vec<ProfileSum>,
+    pub sampled: Vec<ProfileSum>,
+}
+
+/// Attempts of one profile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProfileSum {
+    pub profile: Profile,
+    /// Strangers' attempts, what was stopped, and what is counted next.
+    pub attempts: u32,
+    /// Successes of known pairs, each pair once in a while.
+    pub known: u32,
+    /// Failures of strangers, and what was stopped.
+    pub bad: u32,
 }
 
 /// Attempts and failures of one autonomous system, country, agent or fingerprint.
@@ -133,7 +148,8 @@ impl Partial {
     #[must_use]
     pub fn is_full(&self) -> bool {
         let most = Self::ATTEMPTS_MAX as usize;
-        let lists = [self.sources.len(), self.accounts.len(), self.blocked.len(), self.compromised.len()];
+        let lists =
+            [self.sources.len(), self.accounts.len(), self.blocked.len(), self.compromised.len(), self.profiles.len()];
         self.attempts.saturating_add(self.stopped) >= Self::ATTEMPTS_MAX || lists.into_iter().any(|len| len >= most)
     }
 
@@ -163,13 +179,28 @@ impl Partial {
     }
 }
 
+impl ProfileSum {
+    /// Adds an attempt to the sums of its profile.
+    pub(super) fn add(sums: &mut Vec<ProfileSum>, profile: Profile, count: u32, is_known: bool, is_bad: bool) {
+        let place = sums.iter().position(|sum| sum.profile == profile).unwrap_or_else(|| {
+            sums.push(ProfileSum { profile, attempts: 0, known: 0, bad: 0 });
+            sums.len() - 1
+        });
+        if let Some(sum) = sums.get_mut(place) {
+            sum.attempts = sum.attempts.saturating_add(count);
+            sum.known += u32::from(is_known);
+            sum.bad = sum.bad.saturating_add(if is_bad { count } else { 0 });
+        }
+    }
+}
+
 fn remember(list: &mut Vec<Hashed>, value: Hashed) {
     if !list.contains(&value) {
         list.push(value);
     }
 }
 
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 /// Largest frame that is written; the loop starts another one beyond it.
 pub const FRAME_BYTES_MAX: usize = 256 << 10;
 

@@ -8,10 +8,11 @@ use super::frame::{Fallen, Partial};
 use super::io::{Effects, Output};
 use super::row::{OpenIncident, Recent, SiteRow};
 use crate::decide::verdict_id;
+use crate::detect::Feature;
 use crate::event::{
-    AttackState, Compromise, Disposition, Entity, Incident, IncidentKind, IncidentState, Millis, Severity,
+    AttackState, Compromise, Counted, Disposition, Entity, Incident, IncidentKind, IncidentState, Millis, Severity,
 };
-use crate::window::{Ever, SLICES};
+use crate::window::{Ever, SLICES, Tops};
 
 /// An open incident is published again at most this often.
 const EVERY_MS: Millis = 10_000;
@@ -23,6 +24,8 @@ const RECENT_SLICE_MS: Millis = RECENT_MS / SLICES;
 const FALLEN_MAX: usize = 1_000;
 /// Most playbooks named by one incident.
 const PLAYBOOKS_MAX: usize = 64;
+/// Most networks, countries and agents named by one incident, each.
+const TOPS_MAX: usize = 10;
 
 pub(super) fn open(env: &Env, tenant: &str, row: &mut SiteRow, now: Millis) {
     let last = row.minute.slice_of(now);
@@ -46,6 +49,9 @@ pub(super) fn open(env: &Env, tenant: &str, row: &mut SiteRow, now: Millis) {
         playbooks: campaigns.chain(recent.playbooks.into_keys()).collect::<BTreeSet<Box<str>>>(),
         compromised_count: recent.compromised.len() as u64,
         compromised: recent.compromised,
+        asns: Tops::default(),
+        countries: Tops::default(),
+        user_agents: Tops::default(),
         changed: true,
     }));
 }
@@ -94,6 +100,15 @@ impl OpenIncident {
                 self.playbooks.insert(playbook.clone());
             }
         }
+        for sum in partial.profiles.iter().filter(|sum| sum.bad > 0) {
+            for (tops, feature) in [
+                (&mut self.asns, Feature::Asn),
+                (&mut self.countries, Feature::Country),
+                (&mut self.user_agents, Feature::UserAgent),
+            ] {
+                sum.profile.value(feature).into_iter().for_each(|value| tops.add(&value, sum.bad.into()));
+            }
+        }
         self.compromised_count += partial.compromised.len() as u64;
         let room = FALLEN_MAX.saturating_sub(self.compromised.len());
         self.compromised.extend(partial.compromised.iter().take(room).cloned());
@@ -139,12 +154,17 @@ fn record(tenant: &str, incident: &OpenIncident, ended_at: Option<Millis>, now: 
         accounts_unknown: whole(incident.unknown_accounts.count()),
         blocked: whole(incident.blocked.count()),
         compromised,
-        top_networks: Vec::new(),
-        top_countries: Vec::new(),
-        top_user_agents: Vec::new(),
+        top_networks: tops(&incident.asns, "AS"),
+        top_countries: tops(&incident.countries, ""),
+        top_user_agents: tops(&incident.user_agents, ""),
         playbooks: incident.playbooks.iter().map(ToString::to_string).collect(),
         disposition: Disposition::Undetermined,
     }
+}
+
+fn tops(tops: &Tops, prefix: &str) -> Vec<Counted> {
+    let counted = |(value, count): (&str, u64)| Counted { value: format!("{prefix}{value}"), attempts: whole(count) };
+    tops.top(TOPS_MAX).into_iter().map(counted).collect()
 }
 
 fn whole(n: u64) -> i64 {

@@ -8,10 +8,10 @@ use super::intake::Raw;
 use super::key::Key;
 use super::known::KnownPair;
 use crate::decide::Change;
-use crate::detect::ODDS_MAX;
+use crate::detect::{Feature, ODDS_MAX, Profile, TRAITS_MAX, weight_of};
 use crate::event::{
     AttackState, AttackStatus, Attempt, BlocklistEntry, ChallengePolicy, Entity, Exemption, Incident, Millis, Mode,
-    Reject, Verdict,
+    Reject, Trait, Verdict,
 };
 use crate::topology::{PlaybookChange, Stage};
 use crate::window::Hashed;
@@ -115,6 +115,26 @@ pub struct StatusChange {
     /// Bad attempts to a good one, in thousandths: what is thought of a source before anything is seen of it.
     pub odds_permille: u32,
     pub incident_id: Option<Box<str>>,
+    /// What the bad attempts share.
+    pub traits: Vec<TraitChange>,
+}
+
+/// A trait of an attack, for judging a source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraitChange {
+    pub feature: Feature,
+    pub value: Box<str>,
+    /// Share of attempts over the usual one, in thousandths.
+    pub lift_permille: u64,
+}
+
+impl StatusChange {
+    /// What the traits of an attack add to the odds that somebody is bad who has them, in nats.
+    #[must_use]
+    pub(super) fn weight_of(&self, profile: &Profile) -> f64 {
+        let traits = self.traits.iter().map(|t| (t.feature, &*t.value, t.lift_permille as f64 / 1_000.0));
+        weight_of(profile, traits, f64::from(self.odds_permille) / 1_000.0)
+    }
 }
 
 impl From<&AttackStatus> for StatusChange {
@@ -126,7 +146,16 @@ impl From<&AttackStatus> for StatusChange {
             expires_at: status.expires_at,
             odds_permille: (status.bad_to_good * 1_000.0).clamp(0.0, f64::from(ODDS_MAX)) as u32,
             incident_id: status.incident_id.as_deref().map(Into::into),
+            traits: status.traits.iter().filter_map(TraitChange::of).take(TRAITS_MAX).collect(),
         }
+    }
+}
+
+impl TraitChange {
+    /// `None`: of a feature that this build does not know.
+    fn of(told: &Trait) -> Option<TraitChange> {
+        let lift_permille = (told.lift * 1_000.0).clamp(0.0, f64::from(u32::MAX)) as u64;
+        Some(TraitChange { feature: Feature::of(&told.feature)?, value: told.value.as_str().into(), lift_permille })
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
+use crate::detect::Feature;
 use crate::event::{Entity, Millis, Network, Scope, Source};
 use crate::topology::Per;
 use crate::window::Hashed;
@@ -51,11 +52,13 @@ pub enum Kind {
     Trait = 28,
     /// What is usual at a tenant, in an hour of the week or in all of them.
     Usual = 29,
+    /// What is usual and what is now of a feature's values.
+    Values = 30,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 19] = [
+    pub const ALL: [Kind; 20] = [
         Kind::Clock,
         Kind::Control,
         Kind::Seen,
@@ -75,6 +78,7 @@ impl Kind {
         Kind::Cap,
         Kind::Trait,
         Kind::Usual,
+        Kind::Values,
     ];
 
     /// Name for people: `clock`, `pair`.
@@ -272,6 +276,12 @@ impl Key {
     #[must_use]
     pub fn usual(tenant: &str, hour: Option<u8>) -> Self {
         Key::of(Kind::Usual, tenant, &[hour.unwrap_or(u8::MAX)])
+    }
+
+    /// What is usual and what is now of a feature's values.
+    #[must_use]
+    pub fn values(tenant: &str, feature: Feature) -> Self {
+        Key::of(Kind::Values, tenant, feature.as_str().as_bytes())
     }
 
     #[must_use]

@@ -22,6 +22,7 @@ mod playbooks;
 mod row;
 mod site;
 mod source;
+mod surge;
 mod task;
 mod traits;
 mod view;

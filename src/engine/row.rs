@@ -8,9 +8,9 @@ use super::frame::{Fallen, Partial};
 use super::io::ControlChange;
 use super::key::{Key, Kind};
 use crate::decide::Standing;
-use crate::detect::{Campaign, Evidence, Moments, Reference};
-use crate::event::{AttackState, Entity, Millis, Source};
-use crate::window::{Distinct, Ever, Hashed, Repeats, SeenPack, Slices, StreamClock, Tally};
+use crate::detect::{Campaign, Evidence, Moments, Reference, Values};
+use crate::event::{AttackState, Entity, Millis, Source, Trait};
+use crate::window::{Distinct, Ever, Hashed, Repeats, SeenPack, Slices, StreamClock, Tally, Tops};
 
 /// One row. The kind of its key says which variant it is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -31,6 +31,7 @@ pub enum Row {
     Traffic(TrafficRow),
     Cap(CapRow),
     Usual(Box<Moments>),
+    Values(Box<Values>),
 }
 
 /// What a task knows of its input besides entities.
@@ -188,6 +189,11 @@ pub struct SiteRow {
     pub is_watched: bool,
     /// Until when a playbook in shadow has said what it saw.
     pub shadowed_until: Millis,
+    /// What the bad attempts share, and when it was last looked for.
+    pub traits: Vec<Trait>,
+    pub traits_at: Millis,
+    /// They are others than were told last.
+    pub traits_are_news: bool,
     pub incident: Option<Box<OpenIncident>>,
     /// What an incident that opens would already have to tell.
     pub recent: Recent,
@@ -223,6 +229,10 @@ pub struct OpenIncident {
     pub compromised: Vec<Fallen>,
     /// How many fell; the list holds the first of them.
     pub compromised_count: u64,
+    /// Bad attempts by autonomous system, country and agent.
+    pub asns: Tops,
+    pub countries: Tops,
+    pub user_agents: Tops,
     pub changed: bool,
 }
 
@@ -255,7 +265,7 @@ impl Row {
     of_kind! {
         source: Source -> Box<SourceRow>, network: Network -> Box<NetworkRow>,
         standing: Standing -> Box<StandingRow>, account: Account -> Box<AccountRow>, familiar: Familiar -> FamiliarRow,
-        traffic: Traffic -> TrafficRow, cap: Cap -> CapRow, usual: Usual -> Box<Moments>,
+        traffic: Traffic -> TrafficRow, cap: Cap -> CapRow, usual: Usual -> Box<Moments>, values: Values -> Box<Values>,
         site: Site -> Box<SiteRow>,
     }
 
@@ -281,6 +291,7 @@ impl Row {
             Row::Traffic(row) => postcard::to_extend(row, bytes),
             Row::Cap(row) => postcard::to_extend(row, bytes),
             Row::Usual(row) => postcard::to_extend(row, bytes),
+            Row::Values(row) => postcard::to_extend(row, bytes),
             Row::Site(row) => postcard::to_extend(row, bytes),
         };
         // Writing into memory fails only for types that postcard cannot express; none of the rows holds one.
@@ -345,6 +356,7 @@ impl Row {
             k if k == Kind::Trait as u8 => read(body, Row::Account),
             k if k == Kind::Cap as u8 => read(body, Row::Cap),
             k if k == Kind::Usual as u8 => read(body, Row::Usual),
+            k if k == Kind::Values as u8 => read(body, Row::Values),
             k if k == Kind::Site as u8 => read(body, Row::Site),
             _ => return Err(broken("no row of this kind is known")),
         };

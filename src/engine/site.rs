@@ -6,6 +6,7 @@ use super::incident;
 use super::io::{Effects, Output};
 use super::key::Key;
 use super::row::{Recent, Row, SiteRow};
+use super::surge;
 use super::task::Task;
 use crate::decide::{Case, Decision, Manner, Standing, decide};
 use crate::detect::{Campaign, CampaignBounds, Found, Moments, Reference, Tried, hour_of_week};
@@ -16,12 +17,14 @@ use crate::window::{SLICES, Slices};
 const MINUTE: Millis = 60_000;
 /// A status is published again at least this often while it holds.
 const REFRESH_MS: Millis = MINUTE;
+/// And with other traits at most this often.
+const NEWS_EVERY_MS: Millis = 5_000;
 /// Weight of a new minute in what is usual in a minute: half of it is forgotten in about an hour.
 const LEARN: f64 = 0.0115;
 /// What is usual in a minute is known after this many quiet minutes.
 const LEARN_MINUTES: u32 = 5;
 /// What is usual is forgotten when nobody logged in for so long: a 256th of it is left by then.
-const USUAL_KEPT_MS: Millis = 8 * 7 * 86_400_000;
+pub(super) const USUAL_KEPT_MS: Millis = 8 * 7 * 86_400_000;
 /// Successes a minute below this part of the usual, of no more than this many times the usual attempts, are an outage.
 const OUT_BELOW: f64 = 0.2;
 const OUT_TIMES_ATTEMPTS: f64 = 3.0;
@@ -71,6 +74,9 @@ impl SiteRow {
             published_at: Millis::MIN,
             is_watched: false,
             shadowed_until: Millis::MIN,
+            traits: Vec::new(),
+            traits_at: Millis::MIN,
+            traits_are_news: false,
             incident: None,
             recent: Recent::default(),
         }
@@ -109,6 +115,7 @@ pub(super) fn reads(partial: &Partial, keys: &mut Vec<Key>) {
     keys.push(Key::site(&partial.tenant));
     keys.push(Key::usual(&partial.tenant, Some(hour_of_week(partial.at))));
     keys.push(Key::usual(&partial.tenant, None));
+    surge::reads(partial, keys);
 }
 
 /// Sums from a source or account task.
@@ -126,6 +133,8 @@ pub(super) fn partial(task: &mut Task, env: &Env, partial: &Partial, fx: &mut Ef
     row.blocked_until = row.blocked_until.max(partial.blocked_until);
     if !env.plan.campaign.is_empty() {
         count(task, env, partial, &mut row);
+        let bad_to_good = bad_to_good(&row, &row.figures(now));
+        surge::partial(task, env, partial, &mut row, bad_to_good);
     }
     if !row.is_watched {
         row.is_watched = true;
@@ -234,9 +243,12 @@ fn judge(task: &mut Task, env: &Env, tenant: &str, row: &mut SiteRow, fx: &mut E
         report_campaign(env, tenant, row, now, fx);
     }
     incident::publish(tenant, row, now, fx);
-    let holds = before != AttackState::Calm && now.saturating_sub(row.published_at) >= REFRESH_MS;
+    let told_for = now.saturating_sub(row.published_at);
+    let is_news = row.traits_are_news && told_for >= NEWS_EVERY_MS;
+    let holds = before != AttackState::Calm && (told_for >= REFRESH_MS || is_news);
     if row.state != before || holds {
         row.published_at = now;
+        row.traits_are_news = false;
         fx.push(Output::Status(Box::new(status(env, tenant, row, &figures, now))));
     }
 }
@@ -302,6 +314,8 @@ fn calm_down(row: &mut SiteRow, now: Millis) {
     row.since = now;
     row.keeps_challenge = false;
     row.saw_stopped = false;
+    row.traits.clear();
+    row.traits_are_news = false;
     row.campaign.reset(now);
 }
 
@@ -340,7 +354,7 @@ fn status(env: &Env, tenant: &str, row: &SiteRow, figures: &Figures, now: Millis
         attempts_per_second: (figures.attempts + figures.stopped) / 60.0,
         failure_share: Figures::share(figures.failures, figures.attempts),
         usual_failure_share: row.usual_share(),
-        traits: Vec::new(),
+        traits: row.traits.clone(),
         incident_id: row.incident.as_ref().map(|i| i.id.to_string()),
     }
 }

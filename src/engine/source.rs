@@ -7,7 +7,7 @@
 use super::counts::Counter;
 use super::dock::{Asked, Circumstances, Dock};
 use super::env::Env;
-use super::frame::{Item, Note, Sourced};
+use super::frame::{Item, Note, ProfileSum, Sourced};
 use super::held::Held;
 use super::io::{Effects, Output};
 use super::key::Key;
@@ -19,7 +19,7 @@ use super::traits::trait_of;
 use super::windows::{Counts, hear, kept_ms, tally};
 use crate::decide::Claim;
 use crate::detect::{
-    CARRIED_MIN, CARRIED_OVER_MS, Carried, Deed, Found, Measures, SourceFacts, Standpoint, look,
+    CARRIED_MIN, CARRIED_OVER_MS, Carried, Deed, Found, Measures, Profile, SourceFacts, Standpoint, look,
     posterior as posterior_of, proxy,
 };
 use crate::event::{Activity, AttackState, Attempt, Entity, Millis, Outcome};
@@ -28,6 +28,8 @@ use crate::window::{Hashed, Sighting, Slices, Timeliness, memory_ms};
 
 /// Most blocked addresses of one network that are remembered: an IPv4 /24 holds no more.
 const BLOCKED_MAX: usize = 256;
+/// While a tenant is calm, the profile of one in so many attempts is told to the site.
+const SAMPLED_OF: u64 = 16;
 
 pub(super) fn reads(env: &Env, a: &Attempt, keys: &mut Vec<Key>) {
     let network = a.source.network();
@@ -52,6 +54,7 @@ pub(super) fn reads(env: &Env, a: &Attempt, keys: &mut Vec<Key>) {
 
 pub(super) fn attempt(task: &mut Task, env: &Env, a: Attempt, fx: &mut Effects) {
     let timeliness = env.limits.timing.judge(a.delay_ms());
+    let mut is_sampled = false;
     if timeliness == Timeliness::Late {
         // Its repeats are late as well, so nobody need remember it to recognise them.
         fx.count(Counter::Late);
@@ -61,6 +64,7 @@ pub(super) fn attempt(task: &mut Task, env: &Env, a: Attempt, fx: &mut Effects) 
         }
     } else {
         let id = env.event_id(&a.tenant, a.source, &a.event_id);
+        is_sampled = id.is_multiple_of(SAMPLED_OF);
         match task.seen.sight(id, content(env, &a), task.now(), env.limits.seen_ms()) {
             Sighting::Duplicate => return fx.count(Counter::Duplicates),
             Sighting::Conflict => fx.count(Counter::ConflictingIds),
@@ -71,6 +75,7 @@ pub(super) fn attempt(task: &mut Task, env: &Env, a: Attempt, fx: &mut Effects) 
         fx.counts.outcome(a.outcome);
     }
     let mut scene = Scene::open(task, env, a, timeliness, fx);
+    scene.is_sampled = is_sampled;
     scene.hear(task.now(), env);
     scene.judge(task, env, fx);
     scene.remember_success(task, env, fx);
@@ -104,6 +109,12 @@ struct Scene {
     repeat: bool,
     /// A failure that counts against the source.
     counts: bool,
+    /// It tells nothing new of a known pair.
+    says_nothing: bool,
+    /// One of those by which the site learns what is usual.
+    is_sampled: bool,
+    /// What the traits of the attack that it has weigh against it.
+    traits: f64,
     /// What it is to the windows of source, network and pair; nothing where it is late, or says nothing new.
     heard: [Counts; 3],
     source: Held<Box<SourceRow>>,
@@ -136,6 +147,9 @@ impl Scene {
             is_exempt: task.exempt_source(env, &a.tenant, a.source).is_some(),
             repeat: false,
             counts: false,
+            says_nothing: false,
+            is_sampled: false,
+            traits: 0.0,
             heard: [Counts::default(); 3],
             source: Held::take(task, source_key, Row::source),
             network: Held::take(task, network_key, Row::network),
@@ -163,6 +177,8 @@ impl Scene {
         let strange = known_pair.is_none() && timeliness != Timeliness::Late;
         scene.repeat = strange && scene.is_repeat(env);
         scene.counts = strange && scene.a.is_failure() && !scene.repeat;
+        let status = task.status_of(&scene.a.tenant).filter(|status| scene.counts && !status.traits.is_empty());
+        scene.traits = status.map_or(0.0, |status| status.weight_of(&Profile::of(&scene.a)));
         scene
     }
 
@@ -188,6 +204,7 @@ impl Scene {
         let strange = self.known_pair.is_none();
         let plan = &env.plan;
         let says_nothing = self.says_nothing(now, env);
+        self.says_nothing = says_nothing;
         let counts = |watched: &Watched| {
             let counts = Counts::of(&self.a, self.counts, strange, watched);
             if says_nothing { Counts { strangers: None, ..counts } } else { counts }
@@ -233,8 +250,10 @@ impl Scene {
             return;
         };
         if !env.plan.posterior.is_empty() {
+            let traits = self.traits;
             let row = self.source_windows();
             row.evidence.take(deed, now);
+            row.evidence.share(traits, now);
             row.first_seen = if row.first_seen == 0 { now } else { row.first_seen };
         }
     }
@@ -485,6 +504,22 @@ impl Scene {
         self.network.change()
     }
 
+    /// What the profile of the attempt tells of traits: how many it stands for, whether a known pair got in, whether it is
+    /// bad. `None` where it tells nothing.
+    fn profiled(&self, env: &Env) -> Option<(u32, bool, bool)> {
+        if env.plan.campaign.is_empty() || env.plan.failures_alone {
+            None
+        } else if self.a.is_stopped() {
+            Some((self.a.count, false, true))
+        } else if self.counts {
+            Some((1, false, true))
+        } else if self.a.is_success() && !self.repeat && !self.says_nothing {
+            Some((1, self.known_pair.is_some(), false))
+        } else {
+            None
+        }
+    }
+
     fn tell_site(&mut self, task: &mut Task, env: &Env, fx: &mut Effects) {
         if self.timeliness == Timeliness::Late || self.a.activity != Activity::Login {
             return;
@@ -495,6 +530,9 @@ impl Scene {
         let ends =
             [&self.source_dock, &self.network_dock].map(|dock| dock.blocked_by(task.now()).map(|claim| claim.until));
         let blocked_until = ends.into_iter().flatten().max().filter(|_| !blocked.is_empty()).unwrap_or_default();
+        let is_calm = self.case.state == AttackState::Calm;
+        let profiled = self.profiled(env).filter(|_| !is_calm || (self.is_sampled && !self.a.is_stopped()));
+        let profiled = profiled.map(|profiled| (Profile::of(&self.a), profiled)).filter(|(of, _)| !of.is_empty());
         let (a, account, counts, is_known) = (&self.a, self.account, self.counts, self.known_pair.is_some());
         task.add_partial(env, &a.tenant, fx, |partial| {
             match a.outcome {
@@ -517,6 +555,10 @@ impl Scene {
                         partial.add_trait(*per, &value, counts);
                     }
                 }
+            }
+            if let Some((profile, (count, known, bad))) = profiled {
+                let sums = if is_calm { &mut partial.sampled } else { &mut partial.profiles };
+                ProfileSum::add(sums, profile, count, known, bad);
             }
             if counts {
                 partial.failures += 1;

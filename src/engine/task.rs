@@ -105,6 +105,7 @@ impl Task {
                 | Row::Traffic(_)
                 | Row::Cap(_)
                 | Row::Usual(_)
+                | Row::Values(_)
                 | Row::Site(_) => {}
             }
         }

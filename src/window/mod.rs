@@ -9,6 +9,7 @@ mod hash;
 mod seen;
 mod slices;
 mod tally;
+mod tops;
 
 pub use clock::{StreamClock, Timeliness, Timing};
 pub use distinct::{Distinct, EXACT_MAX, Ever};
@@ -16,3 +17,4 @@ pub use hash::{HashKey, Hashed};
 pub use seen::{Seen, SeenPack, Sighting};
 pub use slices::{SLICES, Slices, slice_width};
 pub use tally::{Heard, Kind, REPEATS_MAX, Repeats, Tally, memory_ms};
+pub use tops::Tops;

@@ -320,6 +320,7 @@ fn control_holds_by_its_version_and_a_status_ends_by_itself() {
             since: START,
             expires_at: START + minutes * 60_000,
             odds_permille: 0,
+            traits: Vec::new(),
             incident_id: Some("incident".into()),
         };
         move |version| ControlChange::Status { version, tenant: "shop".into(), status: Some(change.clone()) }

@@ -157,6 +157,8 @@ pub struct Status {
     pub expires_at: Millis,
     pub odds_permille: u32,
     pub incident_id: Option<String>,
+    /// Feature, value, lift in thousandths.
+    pub traits: Vec<(u32, String, u64)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -272,7 +274,7 @@ pub fn items(record: &Read) -> Vec<Item> {
     let place = || format!("partition {} offset {}", record.partition, record.offset);
     let bytes = record.value.as_deref().unwrap_or_default();
     let (version, mut rest) = bytes.split_first().unwrap_or_else(|| panic!("an empty frame at {}", place()));
-    assert_eq!(*version, 3, "version of the frame at {}", place());
+    assert_eq!(*version, 4, "version of the frame at {}", place());
     let mut items = Vec::new();
     while !rest.is_empty() {
         let mut length = 0;
