@@ -349,7 +349,9 @@ impl Campaign {
             }
         }
         if let Some(zero) = first {
-            self.open(zero, if reference_is_settled { MEASURED_ANEW } else { bounds.logins });
+            // Alarms may come with every block: an epoch that began anew with each that it is long enough for an attack
+            // would never be seen to be one.
+            self.open(zero, if reference_is_settled { MEASURED_ANEW } else { 2 * bounds.logins });
         }
         let block = std::mem::take(&mut self.block);
         Counted { is_alarm: first.is_some(), block: Some(block) }

@@ -86,7 +86,7 @@ fn an_attacks_agent_is_told_and_one_try_with_it_is_enough() {
         feed(&mut heard, &attempt(at, n, TOOL));
     }
     let status = heard.statuses.last().expect("a status");
-    assert_eq!(status.state, AttackState::Attack, "{:#?}", heard.statuses);
+    assert_eq!(status.state, AttackState::Attack, "{:?}", heard.statuses);
     let traits = heard.traits();
     for told in [("user_agent", TOOL), ("country", "BR"), ("asn", "64631")] {
         assert!(traits.contains(&told), "{told:?} of {traits:?}");
