@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use super::clock::ProcessClock;
 use super::demo::DemoArgs;
 use super::edge::{EdgeArgs, EdgeContext};
+use super::explain::ExplainArgs;
 use super::playbooks::PlaybooksArgs;
 use super::produce::ProduceArgs;
 use super::receipts::ReceiptOptions;
@@ -23,7 +24,8 @@ use super::state::{StateArgs, StateCommand, StateContext};
 use super::telemetry::{self, LogFormat};
 use super::topics::TopicsArgs;
 use super::{
-    Connection, Ending, demo, edge, playbooks, produce, replay, run, score, simulate, sink, state, topics, topology,
+    Connection, Ending, demo, edge, explain, playbooks, produce, replay, run, score, simulate, sink, state, topics,
+    topology,
 };
 use crate::console::{self, Shown};
 use crate::edge::server::Rate;
@@ -60,6 +62,7 @@ pub enum Command {
     /// Keep an edge equal to the blocklist
     Sink(SinkArgs),
     Edge(EdgeArgs),
+    Explain(ExplainArgs),
     /// Publish login events of a file
     Produce(ProduceArgs),
     Replay(ReplayArgs),
@@ -160,6 +163,12 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
             edge::run(args, keys, context, page, |address| {
                 tracing::info!(%address, "answering /v1/check, /v1/attack-status, and /metrics, /livez, /readyz, /status");
             })
+        }
+        Command::Explain(args) => {
+            let settings = plain()?;
+            let exemptions = topology::exemptions(&settings).map_err(Wrong)?;
+            let done = explain::run(args, &connection(&settings)?, exemptions, || clock.now(), &mut out);
+            done.map_err(|e| if e.is::<crate::log::Error>() { e } else { Wrong(e).into() })
         }
         Command::Produce(args) => {
             produce::run(args, &connection(&plain()?)?, || clock.now(), &*stop_on_signals()?, &mut out)

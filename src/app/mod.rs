@@ -5,6 +5,7 @@ pub mod clock;
 mod connection;
 pub mod demo;
 pub mod edge;
+pub mod explain;
 mod input;
 pub mod live;
 mod output;

@@ -129,6 +129,7 @@ fn each_kind_of_client_can_do_its_work_with_them_and_no_more() {
     guarded.allow(Role::Operator);
     guarded.works(Role::Operator, &set);
     guarded.works(Role::Operator, &["playbooks", "list", "--in-effect"]);
+    guarded.works(Role::Operator, &["explain", "203.0.113.9"]);
 
     guarded.allow(Role::Subscriber);
     subscriber_reads(&guarded);

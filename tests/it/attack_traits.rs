@@ -49,7 +49,12 @@ impl Heard {
                 Output::Status(status) => self.statuses.push(*status),
                 Output::Incident(incident) => self.incidents.push(*incident),
                 Output::Verdict(verdict) => self.verdicts.push(*verdict),
-                _ => {}
+                Output::Block(_)
+                | Output::KnownPair(_)
+                | Output::DeadLetter(_)
+                | Output::Playbook(_)
+                | Output::Item { .. }
+                | Output::MarkAll { .. } => {}
             }
         }
     }

@@ -23,6 +23,7 @@ mod edge_bouncers;
 mod edge_check;
 mod edge_lists;
 mod edge_load;
+mod explain;
 mod follow;
 mod forgotten;
 mod instances;

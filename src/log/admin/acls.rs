@@ -24,7 +24,7 @@ pub enum Role {
     Publisher,
     /// A service that reads verdicts, blocklist or attack status.
     Subscriber,
-    /// `portcullis playbooks set | remove | list`.
+    /// `portcullis playbooks set | remove | list` and `portcullis explain`.
     Operator,
     /// `portcullis topics plan | apply | check`.
     Admin,
@@ -179,7 +179,12 @@ pub fn acls(topics: &Topics, role: Role, group: Option<&str>) -> Vec<Acl> {
             ]
         }
         Role::Operator => {
-            vec![topic(public(&["playbooks"]), &[Read, Write], "playbooks, while the job runs"), follow_group]
+            let asked = public(&["blocklist", "exemptions", "verdicts", "receipts", "attack-status"]);
+            vec![
+                topic(public(&["playbooks"]), &[Read, Write], "playbooks, while the job runs"),
+                topic(asked, &[Read], "portcullis explain"),
+                follow_group,
+            ]
         }
         Role::Admin => {
             let all = topics.all().into_iter().map(|spec| spec.name).collect();
