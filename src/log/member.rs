@@ -133,14 +133,10 @@ impl Member {
         let heard = std::mem::take(&mut *self.consumer.context().queue.lock().unwrap_or_else(PoisonError::into_inner));
         for event in self.unanswered.take().into_iter().chain(heard) {
             let done = match event {
+                // With nothing: taking away what was never begun to be read is refused, and then nothing was answered. What
+                // is being read ends with the consumer.
                 Rebalanced::Assigned(_) => self.consumer.incremental_assign(&TopicPartitionList::new()),
-                Rebalanced::Revoked(parts) => {
-                    let mut gone = TopicPartitionList::with_capacity(parts.len());
-                    for (topic, partition) in &parts {
-                        gone.add_partition(topic, *partition);
-                    }
-                    self.consumer.incremental_unassign(&gone)
-                }
+                Rebalanced::Revoked(_) => self.consumer.incremental_unassign(&TopicPartitionList::new()),
             };
             if let Err(error) = done {
                 tracing::debug!(%error, "a rebalance while closing");

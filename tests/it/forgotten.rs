@@ -78,6 +78,41 @@ fn strike_off(bootstrap: &str, member: &str) {
     assert_eq!((&answer[8..10], &answer[answer.len() - 2..]), (&[0, 0][..], &[0, 0][..]), "{answer:?}");
 }
 
+/// Drops a member on a thread of its own: the wrapper polls until the group lets go, for ever if it must.
+#[track_caller]
+fn ends(log: KafkaLog) {
+    let ending = std::thread::spawn(|| drop(log));
+    until(DEADLINE, "the member to end", || ending.is_finished().then_some(()));
+}
+
+#[test]
+fn a_member_ends_whatever_it_was_told_and_has_not_answered() {
+    let broker = Broker::start();
+    make_topic(broker.bootstrap(), TOPIC, 2, &[]);
+    let given = |log: &mut KafkaLog| {
+        until(DEADLINE, "partitions", || match poll(log) {
+            Polled::Assigned(parts) if !parts.is_empty() => Some(parts),
+            Polled::Assigned(_) | Polled::Record(_) | Polled::Revoked { .. } | Polled::Idle => None,
+        })
+    };
+    // What it was given is still being opened.
+    let mut first = member(broker.bootstrap(), "first");
+    given(&mut first);
+    ends(first);
+
+    // Something of what is still being opened is to be given up.
+    let mut first = member(broker.bootstrap(), "first");
+    given(&mut first);
+    first.assign(&[]).unwrap();
+    let mut second = member(broker.bootstrap(), "second");
+    until(DEADLINE, "something to be given up", || {
+        answer_to_nothing(&mut second);
+        answer_to_nothing(&mut first)
+    });
+    ends(first);
+    ends(second);
+}
+
 #[test]
 fn what_a_forgotten_member_was_given_is_not_committed_under_its_new_name() {
     let broker = Broker::start();

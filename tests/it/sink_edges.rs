@@ -271,10 +271,14 @@ fn an_edge_that_answers_nonsense_or_is_not_there_is_told_and_tried_again() {
     let socket = home.path().join("nonsense.sock");
     let listener = UnixListener::bind(&socket).unwrap();
     std::thread::spawn(move || {
+        let mut kept = Vec::new();
         for stream in listener.incoming().map_while(Result::ok) {
             // Whoever asked may be gone.
             drop((&stream).read(&mut [0; 4096]));
             drop((&stream).write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"));
+            drop(stream.shutdown(std::net::Shutdown::Write));
+            // Closed, it would break the pipe of whoever has not said everything yet.
+            kept.push(stream);
         }
     });
     let (socket, nowhere) = (socket.display().to_string(), home.path().join("nowhere").display().to_string());
