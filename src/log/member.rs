@@ -9,7 +9,9 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
@@ -23,14 +25,19 @@ use super::client::{Names, create, trace_error, trace_line};
 use super::options::{KafkaOptions, consumer_config};
 use super::{Error, Part, Polled, ffi};
 
+/// Longest wait for a consumer to close.
+const CLOSE_MAX: Duration = Duration::from_secs(15);
+
 pub(super) struct Member {
-    pub(super) consumer: BaseConsumer<Events>,
+    pub(super) consumer: Arc<BaseConsumer<Events>>,
     /// What the group has given to this consumer, and the name that it had then.
     owned: BTreeSet<Part>,
     name: String,
     standing: Standing,
     /// Handed on to the loop, which has not answered yet.
     unanswered: Option<Rebalanced>,
+    /// The last field: it waits for the end of the first.
+    ending: Ending,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,7 +53,7 @@ impl Member {
     /// Joins the group.
     pub(super) fn join(options: &KafkaOptions) -> Result<Member, Error> {
         let context = Events { queue: Mutex::default(), closing: AtomicBool::new(false) };
-        let consumer: BaseConsumer<Events> = create(&consumer_config(options)?, context)?;
+        let consumer: Arc<BaseConsumer<Events>> = Arc::new(create(&consumer_config(options)?, context)?);
         let topics: Vec<&str> = options.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(|e| Error::Setup(format!("kafka: {e}")))?;
         Ok(Member {
@@ -55,6 +62,7 @@ impl Member {
             name: String::new(),
             standing: Standing::Member,
             unanswered: None,
+            ending: Ending::default(),
         })
     }
 
@@ -155,6 +163,42 @@ impl Drop for Member {
     fn drop(&mut self) {
         self.leave();
         self.answer_all();
+        self.ending.begin(Arc::clone(&self.consumer));
+    }
+}
+
+/// Ends a consumer on a thread of its own, and waits for that only for so long: the wrapper polls until the consumer has
+/// closed, and a group that never lets go must not keep a process from ending. Its session ends without it.
+#[derive(Default)]
+struct Ending {
+    begin: Option<Sender<()>>,
+    ended: Option<Receiver<()>>,
+}
+
+impl Ending {
+    fn begin(&mut self, consumer: Arc<BaseConsumer<Events>>) {
+        let (begin, begins) = channel::<()>();
+        let (ends, ended) = channel::<()>();
+        let close = move || {
+            // When the member's own hold on it is gone.
+            let _gone = begins.recv();
+            drop(consumer);
+            drop(ends);
+        };
+        match std::thread::Builder::new().name("closing".to_owned()).spawn(close) {
+            Ok(_) => (self.begin, self.ended) = (Some(begin), Some(ended)),
+            Err(error) => tracing::warn!(%error, "no thread to close a consumer on"),
+        }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        drop(self.begin.take());
+        let Some(ended) = self.ended.take() else { return };
+        if ended.recv_timeout(CLOSE_MAX) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("the group did not let go of this member; its session will end");
+        }
     }
 }
 
