@@ -113,8 +113,7 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
         Command::Playbooks(args) => {
             let settings = plain()?;
             let done = playbooks::run(args, &settings, || connection(&settings), || clock.now(), &mut out);
-            // What a cluster says is no mistake in a playbook.
-            done.map_err(|e| if e.is::<crate::log::Error>() { e } else { Wrong(e).into() })
+            done.map_err(wrong_or_refused)
         }
         Command::State(args) => {
             let settings = plain()?;
@@ -168,7 +167,7 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
             let settings = plain()?;
             let exemptions = topology::exemptions(&settings).map_err(Wrong)?;
             let done = explain::run(args, &connection(&settings)?, exemptions, || clock.now(), &mut out);
-            done.map_err(|e| if e.is::<crate::log::Error>() { e } else { Wrong(e).into() })
+            done.map_err(wrong_or_refused)
         }
         Command::Produce(args) => {
             produce::run(args, &connection(&plain()?)?, || clock.now(), &*stop_on_signals()?, &mut out)
@@ -204,6 +203,11 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
             Ok(Ending::Well)
         }
     }
+}
+
+/// What is wrong with what was asked for; what a cluster says is no mistake of that kind.
+fn wrong_or_refused(error: anyhow::Error) -> anyhow::Error {
+    if error.is::<crate::log::Error>() { error } else { Wrong(error).into() }
 }
 
 fn connection(settings: &Settings) -> Result<Connection> {

@@ -15,7 +15,7 @@ use crate::edge::Standing;
 use crate::edge::server::Lists;
 use crate::event::wire::{decode_output, format_millis, normal_account};
 use crate::event::{
-    AttackState, AttackStatus, BlocklistEntry, Exemption, Millis, Mode, Receipt, Scope, Source, Verdict,
+    AttackState, AttackStatus, BlocklistEntry, Exemption, Millis, Mode, Receipt, Scope, Source, Verdict, split_key,
 };
 use crate::log::follow::{Followed, Follower, ReadFrom};
 use crate::log::{Error, Incoming};
@@ -240,8 +240,7 @@ impl<'a> Reading<'a> {
 
     /// Whether a key `tenant|SCOPE|value` is theirs.
     fn is_theirs(&self, key: &str) -> bool {
-        let mut parts = key.splitn(3, '|');
-        let (Some(tenant), Some(scope), Some(value)) = (parts.next(), parts.next(), parts.next()) else { return false };
+        let Some((tenant, scope, value)) = split_key(key) else { return false };
         self.tenant.is_none_or(|own| own == tenant)
             && self.who.is_concerned(Scope::from_name(scope).unwrap_or(Scope::Other), value)
     }

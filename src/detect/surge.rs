@@ -10,8 +10,6 @@
 //! feature follows a bounded number of values. One that comes anew takes the place of the rarest and starts at zero, so
 //! what an attacker invents pushes out what an attacker invents.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Attempt, Millis};
@@ -107,12 +105,6 @@ impl Feature {
     }
 }
 
-impl fmt::Display for Feature {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
 /// What an attempt has of the features.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Profile {
@@ -158,8 +150,7 @@ impl Profile {
 
 /// The beginning of a text, whole characters of it.
 fn cut(text: &str) -> &str {
-    let end = (0..=text.len().min(TEXT_BYTES_MAX)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    text.get(..end).unwrap_or_default()
+    text.get(..text.floor_char_boundary(TEXT_BYTES_MAX)).unwrap_or_default()
 }
 
 /// Attempts, and successes of known pairs among them.

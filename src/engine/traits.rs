@@ -27,8 +27,7 @@ pub(super) fn trait_of(per: Per, a: &Attempt) -> Option<Box<str>> {
         Per::TlsFingerprint => a.tls_fingerprint.as_deref(),
         Per::Address | Per::Network | Per::Account | Per::Device | Per::Pair | Per::Tenant => None,
     }?;
-    let end = (0..=text.len().min(VALUE_BYTES_MAX)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    text.get(..end).map(Into::into)
+    text.get(..text.floor_char_boundary(VALUE_BYTES_MAX)).map(Into::into)
 }
 
 fn entity(tenant: &str, per: Per, value: &str) -> Entity {

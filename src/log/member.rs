@@ -26,7 +26,7 @@ use super::options::{KafkaOptions, consumer_config};
 use super::{Error, Part, Polled, ffi};
 
 /// Longest wait for a consumer to close.
-const CLOSE_MAX: Duration = Duration::from_secs(15);
+const CLOSE_MAX: Duration = Duration::from_secs(30);
 
 pub(super) struct Member {
     pub(super) consumer: Arc<BaseConsumer<Events>>,

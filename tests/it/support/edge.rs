@@ -15,13 +15,14 @@ use portcullis::console::Shown;
 use portcullis::edge::server::{Keys, Rate};
 use portcullis::engine::{KnownBy, day_of, pair_key};
 use portcullis::event::wire::{Encoder, Format, SchemaIds};
-use portcullis::event::{Action, AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, Exemption, Millis, Scope};
+use portcullis::event::{Action, AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, Millis, Scope};
 use portcullis::topology::exemptions::Exemptions;
 use portcullis::window::HashKey;
 use rdkafka::producer::BaseProducer;
 use serde_json::json;
 
 use super::records::{DEADLINE, flush, producer, send};
+use super::sink::exemption;
 use super::until;
 
 pub const START: Millis = 1_561_682_490_000;
@@ -216,22 +217,8 @@ impl<'a> Teller<'a> {
     }
 
     pub fn exempt(&self, ip: &str) {
-        let exemption = Exemption {
-            tenant: "shop".to_owned(),
-            scope: Scope::Ip,
-            value: ip.to_owned(),
-            since: 0,
-            until: None,
-            reason: "a test".to_owned(),
-            actor: None,
-            generation: 1,
-        };
-        self.put(
-            "exemptions",
-            format!("shop|IP|{ip}").as_bytes(),
-            Some(&serde_json::to_vec(&exemption).unwrap()),
-            None,
-        );
+        let value = serde_json::to_vec(&exemption(ip)).unwrap();
+        self.put("exemptions", format!("shop|IP|{ip}").as_bytes(), Some(&value), None);
     }
 
     pub fn attack(&self, challenge: ChallengePolicy, updated_at: Millis, expires_at: Millis) {

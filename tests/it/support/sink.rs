@@ -42,6 +42,20 @@ pub fn entry(tenant: &str, ip: &str, generation: i64, until: Option<Millis>) -> 
     }
 }
 
+/// An address of the tenant `shop` that is never restricted.
+pub fn exemption(ip: &str) -> Exemption {
+    Exemption {
+        tenant: "shop".to_owned(),
+        scope: Scope::Ip,
+        value: ip.to_owned(),
+        since: 0,
+        until: None,
+        reason: "a test".to_owned(),
+        actor: None,
+        generation: 1,
+    }
+}
+
 /// The time of the machine.
 pub fn now() -> Millis {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
@@ -94,16 +108,7 @@ impl<'a> Publisher<'a> {
     }
 
     pub fn exempt(&self, ip: &str) {
-        let exemption = Exemption {
-            tenant: "shop".to_owned(),
-            scope: Scope::Ip,
-            value: ip.to_owned(),
-            since: 0,
-            until: None,
-            reason: "a test".to_owned(),
-            actor: None,
-            generation: 1,
-        };
+        let exemption = exemption(ip);
         // As an operator's tool would write it: in Avro, under an id of its own registry.
         let schema = Schema::parse_str(include_str!("../../../schemas/exemption.avsc")).unwrap();
         let mut value = vec![0, 0, 0, 0, 77];
