@@ -81,18 +81,19 @@ fn strike_off(bootstrap: &str, member: &str) {
 /// Shorter than a member waits for its group before it ends all the same.
 const LET_GO_MAX: Duration = Duration::from_secs(20);
 
-/// Drops a member on a thread of its own: its group must let go of it.
+/// Does on a thread of its own what ends a consumer: its group must let go of it.
 #[track_caller]
-fn ends(log: KafkaLog) {
-    let ending = std::thread::spawn(|| drop(log));
+fn lets_go<T: Send + 'static>(of: impl FnOnce() -> T + Send + 'static) -> T {
+    let ending = std::thread::spawn(of);
     until(LET_GO_MAX, "the group to let go of the member", || ending.is_finished().then_some(()));
+    ending.join().unwrap()
 }
 
 #[test]
 fn a_member_ends_whatever_it_was_told_and_has_not_answered() {
     let broker = Broker::start();
     make_topic(broker.bootstrap(), TOPIC, 2, &[]);
-    let given = |log: &mut KafkaLog| {
+    let given = |log: &mut KafkaLog| -> Vec<Part> {
         until(DEADLINE, "partitions", || match poll(log) {
             Polled::Assigned(parts) if !parts.is_empty() => Some(parts),
             Polled::Assigned(_) | Polled::Record(_) | Polled::Revoked { .. } | Polled::Idle => None,
@@ -101,19 +102,23 @@ fn a_member_ends_whatever_it_was_told_and_has_not_answered() {
     // What it was given is still being opened.
     let mut first = member(broker.bootstrap(), "first");
     given(&mut first);
-    ends(first);
+    lets_go(|| drop(first));
 
-    // Something of what is still being opened is to be given up.
-    let mut first = member(broker.bootstrap(), "first");
-    given(&mut first);
-    first.assign(&[]).unwrap();
-    let mut second = member(broker.bootstrap(), "second");
-    until(DEADLINE, "something to be given up", || {
-        answer_to_nothing(&mut second);
-        answer_to_nothing(&mut first)
-    });
-    ends(first);
-    ends(second);
+    // Something is to be given up: of what it reads, and of what is still being opened.
+    for reads in [true, false] {
+        let mut first = member(broker.bootstrap(), "first");
+        let from: Vec<(Part, i64)> = given(&mut first).into_iter().filter(|_| reads).map(|part| (part, 0)).collect();
+        first.assign(&from).unwrap();
+        let mut second = member(broker.bootstrap(), if reads { "second" } else { "third" });
+        until(DEADLINE, "something to be given up", || {
+            answer_to_nothing(&mut second);
+            answer_to_nothing(&mut first)
+        });
+        lets_go(|| drop(first));
+        lets_go(|| drop(second));
+        strike_off(broker.bootstrap(), "first");
+        strike_off(broker.bootstrap(), if reads { "second" } else { "third" });
+    }
 }
 
 #[test]
@@ -156,7 +161,10 @@ fn what_a_forgotten_member_was_given_is_not_committed_under_its_new_name() {
     assert_eq!(new.committed(&parts).unwrap(), [Some(2), Some(2)]);
 
     // And then it is a member like any other.
-    old.release(&lost).unwrap();
+    let mut old = lets_go(move || {
+        old.release(&lost).unwrap();
+        old
+    });
     let given = until(DEADLINE, "the new one to give something up", || {
         answer_to_nothing(&mut old);
         answer_to_nothing(&mut new)
@@ -170,4 +178,6 @@ fn what_a_forgotten_member_was_given_is_not_committed_under_its_new_name() {
     assert!(again.iter().all(|part| given.contains(part)), "{again:?} of {given:?}");
     let ours: Vec<(Part, i64)> = again.into_iter().map(|part| (part, 4)).collect();
     assert!(matches!(old.commit(&ours).unwrap(), Outcome::Committed(_)));
+    lets_go(|| drop(new));
+    lets_go(|| drop(old));
 }
