@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod clock;
+pub mod commands;
 mod connection;
 pub mod demo;
 pub mod edge;
