@@ -15,7 +15,7 @@ use crate::topology::format_duration;
 pub struct SourceFacts {
     /// This source logged in to this account before, and that was not flagged.
     pub known_pair: bool,
-    /// The verdict that blocks the source now.
+    /// The verdict that blocks the source now, unless so many get in there that they are honest people.
     pub blocked_by: Option<Box<str>>,
 }
 

@@ -44,6 +44,9 @@ const BLOCK_NAMES: u8 = 2;
 /// one is enough, where nobody is at home.
 const TELLING_TRAITS: f64 = 2.0;
 
+/// As many strangers may always be an intruder's.
+const ENTERED_MIN: u8 = 3;
+
 /// What is remembered of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Evidence {
@@ -113,6 +116,15 @@ impl Evidence {
     pub fn share(&mut self, weight: f64, now: Millis) {
         self.fade(now);
         self.traits = self.traits.max(weight.min(CAP));
+    }
+
+    /// Whether so many strangers got in beside those who failed that most of them are honest: of an attacker's list, even a
+    /// fresh one, less than a third fits. A source is kept out all the same where it must be, but who got in did not fall by it.
+    #[must_use]
+    pub fn is_mixed(&self, now: Millis) -> bool {
+        let mut faded = *self;
+        faded.fade(now);
+        faded.entered > ENTERED_MIN && 2 * u16::from(faded.entered) > u16::from(faded.accounts)
     }
 
     fn fade(&mut self, now: Millis) {

@@ -498,10 +498,10 @@ impl Scene {
     /// The source is identified: whoever it entered lately as a stranger must be looked at again, and what these
     /// entries taught is unlearnt.
     fn source_identified(&mut self, task: &mut Task, env: &Env, fx: &mut Effects) {
-        if self.source.row.entries.is_empty() {
+        let now = task.now();
+        if self.source.row.entries.is_empty() || self.source.row.evidence.is_mixed(now) {
             return;
         }
-        let now = task.now();
         let Some(verdict_id) = self.blocked_by(now).map(|claim| claim.verdict_id.clone()) else { return };
         let entries = std::mem::take(&mut self.source_windows().entries);
         for entry in entries {
@@ -647,7 +647,8 @@ impl Scene {
     /// Puts back what was taken, and passes the attempt on to the owner of its account with what is known here.
     fn close(mut self, task: &mut Task, env: &Env, fx: &mut Effects) {
         let now = task.now();
-        let blocked_by = self.blocked_by(now).map(|claim| claim.verdict_id.clone());
+        let is_mixed = self.source.row.evidence.is_mixed(now);
+        let blocked_by = self.blocked_by(now).filter(|_| !is_mixed).map(|claim| claim.verdict_id.clone());
         let grace = env.limits.timing.grace_ms;
         let mut kept = kept_ms(&env.plan.address, grace).max(env.plan.entry_memory_ms);
         // Only who carries much is remembered for as long as it takes to tell a proxy.

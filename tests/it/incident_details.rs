@@ -59,7 +59,8 @@ fn count(detail: &IncidentDetail, name: &str) -> i64 {
 /// The night as a fixed list, nobody stopped; what was told of it, and every event with its truth.
 fn night() -> (Told, Vec<Planned>) {
     let mut site = Site::new("default", Edge::AddressList);
-    let mut simulation = Simulation::new(Scenario::Night, 4, Options::default()).unwrap();
+    let options = Options { history_ms: 14 * 86_400_000, ..Options::default() };
+    let mut simulation = Simulation::new(Scenario::Night, 4, options).unwrap();
     let mut pipeline = Pipeline::new(default_env());
     let (mut told, mut planned) = (Told::default(), Vec::new());
     while let Some(next) = simulation.next(&mut site) {
