@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use super::clock::ProcessClock;
+use super::console::{ConsoleArgs, ConsoleContext};
 use super::demo::DemoArgs;
 use super::edge::{EdgeArgs, EdgeContext};
 use super::explain::ExplainArgs;
@@ -24,10 +25,10 @@ use super::state::{StateArgs, StateCommand, StateContext};
 use super::telemetry::{self, LogFormat};
 use super::topics::TopicsArgs;
 use super::{
-    Connection, Ending, demo, edge, explain, playbooks, produce, replay, run, score, simulate, sink, state, topics,
-    topology,
+    Connection, Ending, console, demo, edge, explain, playbooks, produce, replay, run, score, simulate, sink, state,
+    topics, topology,
 };
-use crate::console::{self, Shown};
+use crate::console::{Shown, routes};
 use crate::edge::server::Rate;
 use crate::log::Clock as _;
 use crate::log::registry::RegistryOptions;
@@ -62,6 +63,7 @@ pub enum Command {
     /// Keep an edge equal to the blocklist
     Sink(SinkArgs),
     Edge(EdgeArgs),
+    Console(ConsoleArgs),
     Explain(ExplainArgs),
     /// Publish login events of a file
     Produce(ProduceArgs),
@@ -158,9 +160,23 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
                 clock: Arc::new(move || clock.now()),
                 stop: stop_on_signals()?,
             };
-            let page = |shown| Ok(console::routes(telemetry::metrics()?, shown));
+            let page = |shown| Ok(routes(telemetry::metrics()?, shown));
             edge::run(args, keys, context, page, |address| {
                 tracing::info!(%address, "answering /v1/check, /v1/attack-status, and /metrics, /livez, /readyz, /status");
+            })
+        }
+        Command::Console(args) => {
+            let settings = plain()?;
+            let context = ConsoleContext {
+                connection: &connection(&settings)?,
+                settings: &settings,
+                exemptions: topology::exemptions(&settings).map_err(Wrong)?,
+                clock: Arc::new(clock),
+                stop: stop_on_signals()?,
+            };
+            let page = |shown| Ok(routes(telemetry::metrics()?, shown));
+            console::run(args, console::keys(args).map_err(Wrong)?, context, page, |address| {
+                tracing::info!("the console is at http://{address}");
             })
         }
         Command::Explain(args) => {

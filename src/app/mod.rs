@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod clock;
 mod connection;
+pub mod console;
 pub mod demo;
 pub mod edge;
 pub mod explain;
@@ -17,6 +18,7 @@ pub mod receipts;
 pub mod replay;
 pub mod run;
 pub mod score;
+mod serving;
 pub mod settings;
 pub mod simulate;
 pub mod sink;
