@@ -150,7 +150,7 @@ fn follow(
         if brought > 0 {
             console.heard();
         }
-        if elapsed >= tick_at || brought > 0 {
+        if elapsed >= tick_at {
             tick_at = elapsed + TICK_EVERY;
             console.board_mut().tick(console.disk(), clock.now());
         }

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::records::ActivitySlice;
-use crate::event::Millis;
+use crate::event::{ActivitySlice, Millis};
 use crate::topology::exemptions::is_tenant;
 
 /// Most slices of a series: six hours of ten seconds.

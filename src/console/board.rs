@@ -14,14 +14,15 @@ use serde::Serialize;
 
 use super::activity::Traffic;
 use super::disk::{Disk, STORE_BYTES_MAX, StoreError};
-use super::records::{ActivitySlice, DetailKind, IncidentDetail};
+
 use super::sinks::Sinks;
 use super::who::{Explained, Known, VERDICTS_SHOWN_MAX, Who};
 use crate::edge::Standing;
 use crate::edge::server::{Lists, STATUSES_MAX};
 use crate::event::wire::decode_output;
 use crate::event::{
-    Action, AttackState, AttackStatus, Incident, IncidentState, Millis, Mode, Receipt, Verdict, split_key,
+    Action, ActivitySlice, AttackState, AttackStatus, DetailKind, Incident, IncidentDetail, IncidentState, Millis,
+    Mode, Receipt, Verdict, split_key,
 };
 use crate::topology::exemptions::{Exemptions, is_tenant};
 
@@ -211,7 +212,7 @@ impl Board {
         let Some(value) = value else {
             let key = std::str::from_utf8(key).ok().and_then(split_key);
             let Some((incident, kind, value)) = key else { return Ok(None) };
-            if let Some(kind) = kind_of(kind) {
+            if let Some(kind) = DetailKind::from_name(kind) {
                 disk.remove(incident, kind, value);
                 self.touch(incident);
             }
@@ -454,17 +455,5 @@ impl Board {
     #[must_use]
     pub fn gravest(&self) -> AttackState {
         self.statuses.values().map(|status| status.state).max().unwrap_or(AttackState::Calm)
-    }
-}
-
-fn kind_of(text: &str) -> Option<DetailKind> {
-    match text {
-        "TARGET" => Some(DetailKind::Target),
-        "SOURCE" => Some(DetailKind::Source),
-        "MINUTE" => Some(DetailKind::Minute),
-        "ACTION" => Some(DetailKind::Action),
-        "TRAIL" => Some(DetailKind::Trail),
-        "OTHER" => Some(DetailKind::Other),
-        _ => None,
     }
 }

@@ -12,15 +12,14 @@ use std::path::Path;
 use rocksdb::{DB, DBCompressionType, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions};
 use serde::{Deserialize, Serialize};
 
-use super::records::{DetailKind, IncidentDetail};
-use crate::event::{Millis, Receipt};
+use crate::event::{DetailKind, IncidentDetail, Millis, Receipt};
 
 /// Most bytes that may lie on disk; lines that come after that are refused and counted.
 pub const STORE_BYTES_MAX: u64 = 20 << 30;
 /// Longest id of an incident, and longest value, in bytes.
 const ID_BYTES_MAX: usize = 128;
 const VALUE_BYTES_MAX: usize = 64 << 10;
-/// Most counts of one line.
+/// Most counts of one line, and most of what it is about.
 const COUNTS_MAX: usize = 32;
 /// Most receipts of one entry that are read.
 const RECEIPTS_MAX: usize = 100;
@@ -36,6 +35,7 @@ pub struct Line {
     pub counts: BTreeMap<String, i64>,
     pub first_at: Millis,
     pub last_at: Millis,
+    pub about: BTreeMap<String, String>,
 }
 
 impl Line {
@@ -44,6 +44,12 @@ impl Line {
     pub fn count(&self, name: &str) -> i64 {
         self.counts.get(name).copied().unwrap_or_default()
     }
+
+    /// What it is about, by name; nothing where it does not say.
+    #[must_use]
+    pub fn about(&self, name: &str) -> &str {
+        self.about.get(name).map_or("", String::as_str)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -51,6 +57,7 @@ struct Kept {
     counts: Vec<(String, i64)>,
     first_at: Millis,
     last_at: Millis,
+    about: Vec<(String, String)>,
 }
 
 /// Why the store cannot be used.
@@ -104,6 +111,7 @@ impl Disk {
             || detail.incident_id.contains('\0')
             || detail.value.len() > VALUE_BYTES_MAX
             || detail.counts.len() > COUNTS_MAX
+            || detail.about.len() > COUNTS_MAX
         {
             return Ok(Err("an id, a value or its counts are too long"));
         }
@@ -111,6 +119,7 @@ impl Disk {
             counts: detail.counts.iter().map(|(name, n)| (name.clone(), *n)).collect(),
             first_at: detail.first_at,
             last_at: detail.last_at,
+            about: detail.about.iter().map(|(name, text)| (name.clone(), text.clone())).collect(),
         };
         let Ok(bytes) = postcard::to_stdvec(&kept) else { return Ok(Err("it cannot be kept")) };
         let mut waiting = self.waiting();
@@ -248,8 +257,9 @@ impl Disk {
 }
 
 fn line(value: String, bytes: &[u8]) -> Option<Line> {
-    let Kept { counts, first_at, last_at } = postcard::from_bytes(bytes).ok()?;
-    Some(Line { value, counts: counts.into_iter().collect(), first_at, last_at })
+    let Kept { counts, first_at, last_at, about } = postcard::from_bytes(bytes).ok()?;
+    let (counts, about) = (counts.into_iter().collect(), about.into_iter().collect());
+    Some(Line { value, counts, first_at, last_at, about })
 }
 
 /// What stands for a kind in keys.
@@ -285,6 +295,7 @@ mod tests {
             counts: BTreeMap::from([("attempts".to_owned(), attempts)]),
             first_at: 1,
             last_at: 2,
+            about: BTreeMap::new(),
         }
     }
 

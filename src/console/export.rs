@@ -13,9 +13,10 @@ use sha2::{Digest, Sha256};
 
 use super::disk::{Disk, Line, StoreError};
 use super::pages::{report_body, timeline};
-use super::records::DetailKind;
+
 use super::report::Report;
 use super::text::{Plain, counted, csv_cell, date_time, grouped, how_long, markdown};
+use crate::event::DetailKind;
 use crate::event::wire::format_millis;
 
 pub(super) const STYLE: &str = include_str!("console.css");
@@ -79,15 +80,30 @@ enum Part {
 
 #[derive(Debug, Clone, Copy)]
 enum Form {
-    Csv(&'static [&'static str]),
+    Csv(Columns),
     JsonLines,
     /// Between brackets that others write.
     JsonItems,
 }
 
-/// Columns beside the value and the times, by the names of the counts.
-const TARGET_COUNTS: &[&str] = &["attempts", "failures", "stopped", "unknown", "fallen"];
-const SOURCE_COUNTS: &[&str] = &["attempts", "failures", "stopped", "successes"];
+/// Columns of a table beside the times: the value, counts, and what a line is about, by their names.
+#[derive(Debug, Clone, Copy)]
+struct Columns {
+    value: &'static str,
+    counts: &'static [&'static str],
+    about: &'static [&'static str],
+}
+
+const TARGETS: Columns = Columns {
+    value: "account",
+    counts: &["attempts", "failures", "stopped", "unknown", "successes", "fallen", "blocked"],
+    about: &["entered_from"],
+};
+const SOURCES: Columns = Columns {
+    value: "source",
+    counts: &["attempts", "failures", "stopped", "unknown", "successes", "fallen", "blocked"],
+    about: &["asn", "country", "user_agent"],
+};
 
 /// A line as an export names it.
 #[derive(Serialize)]
@@ -97,6 +113,7 @@ struct Exported<'a> {
     counts: &'a std::collections::BTreeMap<String, i64>,
     first_at: String,
     last_at: String,
+    about: &'a std::collections::BTreeMap<String, String>,
 }
 
 impl Export {
@@ -104,16 +121,16 @@ impl Export {
     #[must_use]
     pub fn new(report: &Report, kind: FileKind) -> Export {
         let text = |text: String| Part::Text(text.into_bytes());
-        let csv = |kind, value, counts: &'static [&'static str]| {
-            let head = format!("{value},{},first_at,last_at\r\n", counts.join(","));
-            vec![text(head), Part::Lines(kind, Form::Csv(counts))]
+        let csv = |kind, columns: Columns| {
+            let names = [&[columns.value], columns.counts, &["first_at", "last_at"], columns.about].concat();
+            vec![text(format!("{}\r\n", names.join(","))), Part::Lines(kind, Form::Csv(columns))]
         };
         let parts = match kind {
             FileKind::Html => vec![text(html_file(report))],
             FileKind::Markdown => vec![text(markdown_file(report))],
             FileKind::Json => json_parts(report),
-            FileKind::TargetsCsv => csv(DetailKind::Target, "account", TARGET_COUNTS),
-            FileKind::SourcesCsv => csv(DetailKind::Source, "source", SOURCE_COUNTS),
+            FileKind::TargetsCsv => csv(DetailKind::Target, TARGETS),
+            FileKind::SourcesCsv => csv(DetailKind::Source, SOURCES),
             FileKind::TargetsJsonLines => vec![Part::Lines(DetailKind::Target, Form::JsonLines)],
             FileKind::SourcesJsonLines => vec![Part::Lines(DetailKind::Source, Form::JsonLines)],
         };
@@ -154,12 +171,17 @@ impl Export {
 
 fn write_line(piece: &mut String, line: &Line, form: Form, is_first: bool) {
     match form {
-        Form::Csv(counts) => {
+        Form::Csv(columns) => {
             piece.push_str(&csv_cell(&line.value));
-            for count in counts {
+            for count in columns.counts {
                 let _written = write!(piece, ",{}", line.count(count));
             }
-            let _written = write!(piece, ",{},{}\r\n", format_millis(line.first_at), format_millis(line.last_at));
+            let _written = write!(piece, ",{},{}", format_millis(line.first_at), format_millis(line.last_at));
+            for about in columns.about {
+                piece.push(',');
+                piece.push_str(&csv_cell(line.about(about)));
+            }
+            piece.push_str("\r\n");
         }
         Form::JsonLines | Form::JsonItems => {
             if matches!(form, Form::JsonItems) && !is_first {
@@ -170,6 +192,7 @@ fn write_line(piece: &mut String, line: &Line, form: Form, is_first: bool) {
                 counts: &line.counts,
                 first_at: format_millis(line.first_at),
                 last_at: format_millis(line.last_at),
+                about: &line.about,
             };
             piece.push_str(&serde_json::to_string(&exported).unwrap_or_default());
             if matches!(form, Form::JsonLines) {

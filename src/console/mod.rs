@@ -16,7 +16,6 @@ mod export;
 mod http;
 mod pages;
 mod probes;
-mod records;
 mod report;
 mod shared;
 mod sinks;
@@ -29,7 +28,7 @@ pub use disk::{Disk, Line, PAGE_LINES, STORE_BYTES_MAX, StoreError};
 pub use export::{Export, FileKind};
 pub use http::routes as console_routes;
 pub use probes::{Shown, routes, serve};
-pub use records::{ActivitySlice, DetailKind, IncidentDetail};
+
 pub use report::{Deed, Lines, Minute, Report};
 pub use shared::{Console, ConsoleOptions, EXPORTS_MAX, Freshness, LISTENERS_MAX, STALE_AFTER};
 pub use sinks::{Delay, SINKS_MAX, Sink, Sinks};

@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use super::board::Board;
 use super::disk::{Disk, Line, StoreError};
-use super::records::{ActivitySlice, DetailKind};
-use crate::event::{Action, Incident, IncidentState, Millis, Mode, Severity};
+
+use crate::event::{ActivitySlice, DetailKind, Incident, IncidentState, Millis, Mode, Verdict};
 
 /// Targets and sources that are shown, of all that can be exported.
 pub(super) const SHOWN_MAX: usize = 50;
@@ -42,25 +42,20 @@ pub struct Deeds {
 }
 
 /// One thing that was done.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Deed {
+    pub at: Millis,
     /// Of the verdict or the command.
     pub id: String,
-    pub at: Millis,
-    /// What its verdict says, while that is held.
-    pub verdict: Option<DeedVerdict>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct DeedVerdict {
-    pub playbook: String,
-    pub mode: Mode,
-    pub action: Action,
-    pub severity: Severity,
-    pub scope: crate::event::Scope,
-    pub value: String,
     pub until: Option<Millis>,
-    pub explanation: String,
+    pub action: String,
+    pub scope: String,
+    pub value: String,
+    /// The playbook or the person.
+    pub by: String,
+    pub is_shadow: bool,
+    /// As its verdict says, while that is held; or a person's reason.
+    pub why: String,
 }
 
 /// A step of an intruder after a success.
@@ -69,6 +64,7 @@ pub struct Step {
     pub event_id: String,
     pub at: Millis,
     pub counts: BTreeMap<String, i64>,
+    pub about: BTreeMap<String, String>,
 }
 
 /// What one pass over an incident's lines gives.
@@ -86,8 +82,9 @@ pub struct Lines {
     pub minutes: Vec<Minute>,
     pub minutes_left_out: u64,
     pub actions: u64,
-    /// Of actions, ids and times, the first.
-    pub first_actions: Vec<(Millis, String)>,
+    /// The first of them, in the order of time.
+    #[serde(skip)]
+    pub first_actions: Vec<Deed>,
     pub steps: Vec<Step>,
     pub steps_left_out: u64,
 }
@@ -151,16 +148,16 @@ impl Lines {
         for line in disk.lines(incident, DetailKind::Action) {
             let line = line?;
             lines.actions += 1;
-            actions.push((line.first_at, line.value));
-            if actions.len() > ACTIONS_READ_MAX {
+            actions.push(deed(line));
+            if actions.len() > DEEDS_READ_MAX {
                 actions.pop();
             }
         }
         lines.first_actions = actions.into_sorted_vec();
         for line in disk.lines(incident, DetailKind::Trail) {
-            let Line { value, counts, first_at, .. } = line?;
+            let Line { value, counts, first_at, about, .. } = line?;
             if lines.steps.len() < STEPS_MAX {
-                lines.steps.push(Step { event_id: value, at: first_at, counts });
+                lines.steps.push(Step { event_id: value, at: first_at, counts, about });
             } else {
                 lines.steps_left_out += 1;
             }
@@ -170,8 +167,8 @@ impl Lines {
     }
 }
 
-/// Actions whose verdicts are looked up.
-const ACTIONS_READ_MAX: usize = 10_000;
+/// Deeds that are counted by playbook.
+const DEEDS_READ_MAX: usize = 10_000;
 
 /// The lines of the greatest weight.
 #[derive(Default)]
@@ -307,39 +304,57 @@ fn minutes_of(slices: &[ActivitySlice]) -> Vec<Minute> {
 
 /// What was done: the incident's own lines, and verdicts that name it.
 fn deeds(board: &Board, incident: &Incident, lines: &Lines) -> (BTreeMap<String, Deeds>, Vec<Deed>) {
-    let mut found: BTreeMap<(Millis, String), Option<DeedVerdict>> = BTreeMap::new();
-    for (at, id) in &lines.first_actions {
-        let verdict = board.verdict_of(id);
-        found.insert((verdict.map_or(*at, |verdict| verdict.occurred_at), id.clone()), verdict.map(deed_verdict));
+    let mut found: BTreeMap<String, Deed> = BTreeMap::new();
+    for deed in &lines.first_actions {
+        let mut deed = deed.clone();
+        if let Some(verdict) = board.verdict_of(&deed.id) {
+            deed.is_shadow = verdict.mode == Mode::Shadow;
+            deed.why.clone_from(&verdict.explanation);
+        }
+        found.insert(deed.id.clone(), deed);
     }
-    let names_it = board.verdicts().filter(|verdict| verdict.incident_id.as_deref() == Some(&incident.incident_id));
-    for verdict in names_it {
-        found.insert((verdict.occurred_at, verdict.verdict_id.clone()), Some(deed_verdict(verdict)));
+    let names_it = |verdict: &&Verdict| verdict.incident_id.as_deref() == Some(&incident.incident_id);
+    for verdict in board.verdicts().filter(names_it) {
+        found.entry(verdict.verdict_id.clone()).or_insert_with(|| deed_of(verdict));
     }
+    let mut all: Vec<Deed> = found.into_values().collect();
+    all.sort_unstable();
     let mut by_playbook: BTreeMap<String, Deeds> = BTreeMap::new();
-    for ((at, _), verdict) in &found {
-        let name = match verdict {
-            Some(verdict) if verdict.mode == Mode::Shadow => format!("{} (shadow)", verdict.playbook),
-            Some(verdict) => verdict.playbook.clone(),
-            None => "no longer told".to_owned(),
-        };
-        let deeds = by_playbook.entry(name).or_insert(Deeds { count: 0, first_at: *at, last_at: *at });
+    for deed in &all {
+        let name = if deed.is_shadow { format!("{} (shadow)", deed.by) } else { deed.by.clone() };
+        let deeds = by_playbook.entry(name).or_insert(Deeds { count: 0, first_at: deed.at, last_at: deed.at });
         deeds.count += 1;
-        deeds.last_at = *at;
+        deeds.last_at = deed.at;
     }
-    let listed = found.into_iter().take(DEEDS_MAX).map(|((at, id), verdict)| Deed { id, at, verdict }).collect();
-    (by_playbook, listed)
+    all.truncate(DEEDS_MAX);
+    (by_playbook, all)
 }
 
-fn deed_verdict(verdict: &crate::event::Verdict) -> DeedVerdict {
-    DeedVerdict {
-        playbook: verdict.playbook.clone(),
-        mode: verdict.mode,
-        action: verdict.action,
-        severity: verdict.severity,
-        scope: verdict.scope,
-        value: verdict.value.clone(),
+fn deed(line: Line) -> Deed {
+    let by = [line.about("actor"), line.about("playbook")].into_iter().find(|by| !by.is_empty());
+    Deed {
+        at: line.first_at,
+        until: (line.last_at > line.first_at).then_some(line.last_at),
+        action: line.about("action").to_owned(),
+        scope: line.about("scope").to_owned(),
+        value: line.about("value").to_owned(),
+        by: by.unwrap_or("nobody named").to_owned(),
+        is_shadow: false,
+        why: line.about("reason").to_owned(),
+        id: line.value,
+    }
+}
+
+fn deed_of(verdict: &Verdict) -> Deed {
+    Deed {
+        at: verdict.occurred_at,
+        id: verdict.verdict_id.clone(),
         until: verdict.until,
-        explanation: verdict.explanation.clone(),
+        action: verdict.action.as_str().to_owned(),
+        scope: verdict.scope.as_str().to_owned(),
+        value: verdict.value.clone(),
+        by: verdict.playbook.clone(),
+        is_shadow: verdict.mode == Mode::Shadow,
+        why: verdict.explanation.clone(),
     }
 }

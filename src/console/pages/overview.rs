@@ -6,9 +6,9 @@ use serde::Deserialize;
 use super::{Console, Place, figure, name, page, time};
 use crate::console::board::{Board, Heard};
 use crate::console::chart::{Chart, Drawn, Mark, Series};
-use crate::console::records::ActivitySlice;
+
 use crate::console::text::{self, Plain, counted, grouped, how_long, percent};
-use crate::event::{AttackState, AttackStatus, ChallengePolicy, IncidentState, Millis};
+use crate::event::{ActivitySlice, AttackState, AttackStatus, ChallengePolicy, IncidentState, Millis};
 
 /// Most tenants that are drawn; others are listed.
 const DRAWN_MAX: usize = 12;

@@ -8,7 +8,7 @@ use crate::console::chart::{Chart, Drawn, Mark, Series};
 use crate::console::disk::Line;
 use crate::console::report::{Deed, Report};
 use crate::console::text::{counted, grouped, how_long, time_of_day};
-use crate::event::{Counted, Disposition, Millis, Mode};
+use crate::event::{Counted, Disposition, Millis};
 
 const MINUTE_MS: Millis = 60_000;
 /// Marks of accounts that fell in a chart.
@@ -179,13 +179,15 @@ fn sources(report: &Report, shown: &dyn Fn(&str) -> Markup) -> Markup {
     }
     let head = html! {
         th scope="col" { "Source" } th.number scope="col" { "Attempts" } th.number scope="col" { "Failed" } th.number scope="col" { "Stopped" }
-        th.number scope="col" { "Succeeded" } th scope="col" { "First seen (UTC)" } th scope="col" { "Last seen" }
+        th.number scope="col" { "Succeeded" } th scope="col" { "Network" } th scope="col" { "Agent" } th scope="col" { "First seen (UTC)" } th scope="col" { "Last seen" }
     };
     let rows = html! {
         @for line in lines {
             tr {
                 th scope="row" { (shown(&line.value)) }
                 @for count in ["attempts", "failures", "stopped", "successes"] { td.number { (grouped(line.count(count))) } }
+                td { @if !line.about("asn").is_empty() { "AS" (name(line.about("asn"))) " " } (name(line.about("country"))) }
+                td { (name(line.about("user_agent"))) }
                 td { (time(line.first_at)) } td { (time(line.last_at)) }
             }
         }
@@ -269,15 +271,10 @@ fn deed_row(deed: &Deed, shown: &dyn Fn(&str) -> Markup) -> Markup {
     html! {
         tr {
             th scope="row" { (time(deed.at)) }
-            @match &deed.verdict {
-                Some(of) => {
-                    td { (of.action.as_str()) " " (name(&of.playbook)) @if of.mode == Mode::Shadow { " (shadow)" } }
-                    td { (of.scope.as_str()) " " (shown(&of.value)) }
-                    td { @if let Some(until) = of.until { (time(until)) } @else { "–" } }
-                    td { (sentence(&of.explanation)) }
-                },
-                None => td colspan="4" { "verdict " code { (name(&deed.id)) } ", no longer among the newest" },
-            }
+            td { (name(&deed.action)) " " (name(&deed.by)) @if deed.is_shadow { " (shadow)" } }
+            td { (name(&deed.scope)) " " (shown(&deed.value)) }
+            td { @if let Some(until) = deed.until { (time(until)) } @else { "–" } }
+            td { (sentence(&deed.why)) }
         }
     }
 }
@@ -286,13 +283,19 @@ fn trail(report: &Report) -> Markup {
     if report.lines.steps.is_empty() {
         return html! { p { "Nothing is told." } };
     }
-    let head = html! { th scope="col" { "When (UTC)" } th scope="col" { "Event" } th scope="col" { "Counts" } };
+    let head = html! {
+        th scope="col" { "When (UTC)" } th scope="col" { "Account" } th scope="col" { "From" } th scope="col" { "What" } th scope="col" { "With" } th scope="col" { "Event" }
+    };
     let rows = html! {
         @for step in &report.lines.steps {
+            @let about = |what: &str| step.about.get(what).map_or("", String::as_str);
             tr {
                 th scope="row" { (time(step.at)) }
+                td { (name(about("account"))) }
+                td { (name(about("source"))) }
+                td { (name(about("activity"))) " " (name(about("outcome"))) }
+                td { (name(about("application"))) " " (name(about("user_agent"))) }
                 td { code { (name(&step.event_id)) } }
-                td { @for (what, count) in &step.counts { (name(what)) " " (count) " " } }
             }
         }
     };
