@@ -1,6 +1,6 @@
 //! The command line: what can be said, and who carries it out.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use super::console::{ConsoleArgs, ConsoleContext};
 use super::demo::DemoArgs;
 use super::edge::{EdgeArgs, EdgeContext};
 use super::explain::ExplainArgs;
+use super::incident::IncidentArgs;
 use super::playbooks::PlaybooksArgs;
 use super::produce::ProduceArgs;
 use super::receipts::ReceiptOptions;
@@ -22,11 +23,13 @@ use super::settings::{Overrides, Places, Settings};
 use super::simulate::SimulateArgs;
 use super::sink::{SinkArgs, SinkContext, Watched};
 use super::state::{StateArgs, StateCommand, StateContext};
+use super::status::StatusArgs;
+use super::tail::TailArgs;
 use super::telemetry::{self, LogFormat};
 use super::topics::TopicsArgs;
 use super::{
-    Connection, Ending, console, demo, edge, explain, playbooks, produce, replay, run, score, simulate, sink, state,
-    topics, topology,
+    Connection, Ending, console, demo, edge, explain, incident, playbooks, produce, replay, run, score, simulate, sink,
+    state, status, tail, topics, topology,
 };
 use crate::console::{Shown, routes};
 use crate::edge::server::Rate;
@@ -65,6 +68,9 @@ pub enum Command {
     Edge(EdgeArgs),
     Console(ConsoleArgs),
     Explain(ExplainArgs),
+    Incident(IncidentArgs),
+    Status(StatusArgs),
+    Tail(TailArgs),
     /// Publish login events of a file
     Produce(ProduceArgs),
     Replay(ReplayArgs),
@@ -97,6 +103,7 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
     let plain = || load(Overrides::default());
     let clock = ProcessClock::real();
     let mut out = std::io::stdout();
+    let has_colours = out.is_terminal();
     match &cli.command {
         Command::Run(args) => {
             let over = Overrides {
@@ -183,6 +190,19 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
             let settings = plain()?;
             let exemptions = topology::exemptions(&settings).map_err(Wrong)?;
             let done = explain::run(args, &connection(&settings)?, exemptions, || clock.now(), &mut out);
+            done.map_err(wrong_or_refused)
+        }
+        Command::Incident(args) => {
+            let done = incident::run(args, &connection(&plain()?)?, || clock.now(), has_colours, &mut out);
+            done.map_err(wrong_or_refused)
+        }
+        Command::Status(args) => {
+            let settings = plain()?;
+            let exemptions = topology::exemptions(&settings).map_err(Wrong)?;
+            status::run(args, &connection(&settings)?, exemptions, || clock.now(), has_colours, &mut out)
+        }
+        Command::Tail(args) => {
+            let done = tail::run(args, &connection(&plain()?)?, &*stop_on_signals()?, has_colours, &mut out);
             done.map_err(wrong_or_refused)
         }
         Command::Produce(args) => {

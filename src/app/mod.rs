@@ -1,5 +1,6 @@
 //! Wires everything and decides nothing: commands, settings, telemetry, and the only clock.
 
+mod board;
 pub mod cli;
 pub mod clock;
 mod connection;
@@ -7,6 +8,7 @@ pub mod console;
 pub mod demo;
 pub mod edge;
 pub mod explain;
+pub mod incident;
 mod input;
 pub mod live;
 mod output;
@@ -23,6 +25,9 @@ pub mod settings;
 pub mod simulate;
 pub mod sink;
 pub mod state;
+pub mod status;
+mod table;
+pub mod tail;
 pub mod telemetry;
 pub mod topics;
 pub mod topology;

@@ -155,7 +155,8 @@ mod tests {
         }
         assert_eq!(traffic.slices("shop", 0, Millis::MAX).len(), SLICES_MAX);
         for number in 0..SERIES_MAX {
-            drop(traffic.take(slice(Some(&format!("service{number}")), 0, 1)));
+            let fits = traffic.take(slice(Some(&format!("service{number}")), 0, 1));
+            assert_eq!(fits.is_some(), number + 1 < SERIES_MAX, "the tenant as a whole is one");
         }
         assert_eq!(traffic.take(slice(Some("one more"), 0, 1)), None);
         assert_eq!(traffic.take(ActivitySlice { slice_end: 0, ..slice(None, 0, 1) }), None);

@@ -17,6 +17,8 @@ mod attack_traits;
 mod bad_input;
 mod chaos;
 mod conformance;
+mod console;
+mod console_browser;
 mod core;
 mod crash_images;
 mod edge_bouncers;

@@ -76,9 +76,11 @@ pub(super) fn page(console: &Console, place: Place, title: &str, main: &Markup) 
                         button type="submit" { "Explain" }
                     }
                 }
-                div #freshness data-live { (freshness(console)) }
-                p #lost.notice.stale role="alert" hidden {
-                    "This page has lost its console and shows what it knew. It goes on by itself once the console answers."
+                section aria-label="How old this is" {
+                    div #freshness data-live { (freshness(console)) }
+                    p #lost.notice.stale role="alert" hidden {
+                        "This page has lost its console and shows what it knew. It goes on by itself once the console answers."
+                    }
                 }
                 main #main tabindex="-1" { (main) }
                 footer { "Times are UTC. Nothing can be changed from here." }
