@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use rocksdb::{DB, DBCompressionType, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::event::{DetailKind, IncidentDetail, Millis, Receipt};
@@ -23,6 +25,9 @@ const VALUE_BYTES_MAX: usize = 64 << 10;
 const COUNTS_MAX: usize = 32;
 /// Most receipts of one entry that are read.
 const RECEIPTS_MAX: usize = 100;
+/// What of it is kept in memory for reading, and each of two buffers for writing.
+const CACHE_BYTES: usize = 16 << 20;
+const BUFFER_BYTES: usize = 16 << 20;
 /// Lines that wait to be written.
 const BATCH_MAX: usize = 1_000;
 /// Lines that are read at a time.
@@ -87,10 +92,13 @@ impl Disk {
     /// # Errors
     /// The folder is in use, or cannot be written.
     pub fn make(path: &Path) -> Result<Disk, StoreError> {
+        let mut table = BlockBasedOptions::default();
+        table.set_block_cache(&Cache::new_lru_cache(CACHE_BYTES));
         let mut options = Options::default();
         options.create_if_missing(true);
+        options.set_block_based_table_factory(&table);
         options.set_compression_type(DBCompressionType::Lz4);
-        options.set_write_buffer_size(16 << 20);
+        options.set_write_buffer_size(BUFFER_BYTES);
         options.set_max_background_jobs(2);
         options.set_max_open_files(256);
         options.set_keep_log_file_num(1);
@@ -221,6 +229,8 @@ impl Disk {
         let skip = prefix.len();
         let mut read = ReadOptions::default();
         read.set_iterate_range(prefix..end);
+        // Who reads a million lines once leaves the cache to others.
+        read.fill_cache(false);
         let rows = self.db.iterator_opt(IteratorMode::Start, read);
         rows.filter_map(move |row| match row {
             Ok((key, value)) => {
@@ -246,6 +256,7 @@ impl Disk {
         let skip = prefix.len();
         let mut read = ReadOptions::default();
         read.set_iterate_range(start..end);
+        read.fill_cache(false);
         let mut lines = Vec::new();
         for row in self.db.iterator_opt(IteratorMode::Start, read).take(PAGE_LINES) {
             let (key, value) = row.map_err(|e| self.broken(&e))?;

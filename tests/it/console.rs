@@ -1,8 +1,8 @@
 //! `portcullis console`: what people see of a real job in a real browser, what hostile names do there, and who may look.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use portcullis::console::text::{date_time, grouped};
+use portcullis::console::text::grouped;
 use portcullis::event::wire::{Encoder, Format, SchemaIds};
 use portcullis::event::{
     Action, ActivitySlice, AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, Compromise, Counted, DetailKind,
@@ -154,10 +154,11 @@ fn incident(at: Millis, account: &str) -> Incident {
     }
 }
 
-/// The night is played through a real job; the banner comes by itself, and the report tells what happened.
+/// An attack as large as that of the night, in forty seconds and as it happens, on a real job. The banner comes by itself,
+/// and the report tells what happened.
 #[test]
-fn a_banner_appears_by_itself_and_the_report_has_the_numbers_of_the_night() {
-    let installed = Installed::new("console-night");
+fn a_banner_appears_by_itself_and_the_report_has_the_numbers_of_the_attack() {
+    let installed = Installed::new("console-attack");
     installed.done(&["topics", "apply"]);
     let _job = installed.run(EndBy::Term);
     let shown = Shown::start(shared().bootstrap(), &installed.topic(""), &[]);
@@ -165,18 +166,18 @@ fn a_banner_appears_by_itself_and_the_report_has_the_numbers_of_the_night() {
     browser.goto("/");
     assert_eq!(browser.count(".banner.attack"), 0);
 
-    let [events, truth] = ["night.jsonl", "truth.jsonl"].map(|name| installed.folder.path().join(name));
-    let [events, truth] = [&events, &truth].map(|path| path.to_str().unwrap());
-    let night = ["simulate", "night", "--open", "--history", "3h", "--after", "30s", "--tenant", "shop"];
-    installed.done(&[&night[..], &["--out", events, "--truth", truth]].concat());
-    let produced = value_of(&installed.done(&["produce", events, "--output", "json"]));
-    let offset_ms = produced["offset_ms"].as_i64().unwrap();
+    let truth = installed.folder.path().join("truth.jsonl").display().to_string();
+    let lengths = ["--lead-in", "10s", "--length", "40s", "--after", "5s"];
+    let attack = ["simulate", "rotating", "--publish", "--open", "--tenant", "shop", "--truth", &truth];
+    let mut attack = installed.start(&[&attack[..], &lengths].concat(), EndBy::Term);
     // Nobody touches the page.
     let banner = browser.wait(".banner.attack .headline");
     assert!(banner.starts_with("shop is under attack since "), "{banner}");
+    assert!(!attack.has_ended(), "it is told while it goes on");
+    until(2 * DEADLINE, "the attack to end", || attack.has_ended().then_some(()));
 
     // Lines of accounts are told again at most every ten seconds, so the last ones come a little later.
-    let night = night_of(&std::fs::read_to_string(truth).unwrap(), offset_ms);
+    let told = truth_of(&std::fs::read_to_string(truth).unwrap());
     let id = until(DEADLINE, "the incident", || incident_id(&shown));
     let page = format!("/incidents/{id}");
     let listed = |file: &str| -> BTreeSet<String> {
@@ -184,21 +185,25 @@ fn a_banner_appears_by_itself_and_the_report_has_the_numbers_of_the_night() {
         lines.lines().map(|line| value_of(line)["value"].as_str().unwrap().to_owned()).collect()
     };
     until(DEADLINE, "every account that was tried", || {
-        night.accounts.is_subset(&listed("targets.jsonl")).then_some(())
+        told.accounts.is_subset(&listed("targets.jsonl")).then_some(())
     });
-    until(DEADLINE, "every source that took part", || night.sources.is_subset(&listed("sources.jsonl")).then_some(()));
+    // Some only repeated what another one had tried, or succeeded at once.
+    until(DEADLINE, "the sources that took part", || {
+        let missing = told.sources.difference(&listed("sources.jsonl")).count();
+        (missing * 100 < told.sources.len()).then_some(())
+    });
     let targets = listed("targets.jsonl");
     // People mistype meanwhile, from where nobody knows them.
-    assert!(targets.difference(&night.accounts).count() < night.accounts.len() / 20, "{}", targets.len());
+    assert!(targets.difference(&told.accounts).count() < told.accounts.len() / 20, "{}", targets.len());
 
     browser.goto(&page);
     let figures = browser.text("#report .figures > .figure");
     let tried = figures.iter().find(|figure| figure.contains("accounts tried")).unwrap();
     assert!(tried.contains(&grouped(i64::try_from(targets.len()).unwrap())), "{tried}");
     let rows = browser.text("#fallen tbody tr");
-    assert_eq!(rows.len(), night.fallen.len(), "{rows:?}");
-    for (account, at) in &night.fallen {
-        assert!(rows.iter().any(|row| row.contains(account.as_str()) && row.contains(at)), "{account} {at}: {rows:?}");
+    assert!(!told.fallen.is_empty());
+    for account in &told.fallen {
+        assert!(rows.iter().any(|row| row.contains(account.as_str())), "{account}: {rows:?}");
     }
     assert_eq!(browser.count("#report svg path.failures"), 1);
     let csv = shown.get(&format!("{page}/targets.csv")).body;
@@ -208,11 +213,11 @@ fn a_banner_appears_by_itself_and_the_report_has_the_numbers_of_the_night() {
     assert_eq!(browser.problems(), [] as [&str; 0]);
 
     // The same without a browser.
-    let told = installed.done(&["incident", "show", "last"]);
+    let text = installed.done(&["incident", "show", "last"]);
     let list = installed.done(&["incident", "list", "--tenant", "shop"]);
     assert!(list.contains(&id[..12]) && !list.contains('\u{1b}'), "{list}");
-    for account in night.fallen.keys() {
-        assert!(told.contains(&format!("{account} was entered at ")), "{told}");
+    for account in &told.fallen {
+        assert!(text.contains(&format!("{account} was entered at ")), "{text}");
     }
     let exported = installed.done(&["incident", "export", &id[..10], "--format", "csv"]);
     assert_eq!(exported.lines().count(), targets.len() + 1);
@@ -228,30 +233,29 @@ fn value_of(line: &str) -> Value {
     serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line:.200}"))
 }
 
-struct Night {
+struct Truth {
     accounts: BTreeSet<String>,
     sources: BTreeSet<String>,
-    /// When each was entered, as a page tells it.
-    fallen: BTreeMap<String, String>,
+    fallen: BTreeSet<String>,
 }
 
-/// What the truth says of the attack; its times moved as the events were.
-fn night_of(truth: &str, offset_ms: Millis) -> Night {
+/// What the truth says of the attack.
+fn truth_of(truth: &str) -> Truth {
     let mut accounts = BTreeSet::new();
     let mut sources = BTreeSet::new();
-    let mut fallen = BTreeMap::new();
+    let mut fallen = BTreeSet::new();
     for line in truth.lines() {
         let line: Value = serde_json::from_str(line).unwrap();
         if line["label"] == "attack" {
             let account = line["account"].as_str().unwrap().to_lowercase();
             if line["would_be"] == "SUCCESS" {
-                fallen.insert(account.clone(), date_time(line["at"].as_i64().unwrap() + offset_ms));
+                fallen.insert(account.clone());
             }
             accounts.insert(account);
             sources.insert(line["source"].as_str().unwrap().to_owned());
         }
     }
-    Night { accounts, sources, fallen }
+    Truth { accounts, sources, fallen }
 }
 
 fn incident_id(shown: &Shown) -> Option<String> {
@@ -474,15 +478,19 @@ fn an_export_of_many_accounts_is_whole_and_needs_little_memory() {
     }
     writer.flush();
     let shown = Shown::start(bootstrap, "console-export.", &[]);
+    let export = || {
+        for file in ["targets.csv", "targets.jsonl"] {
+            let body = shown.get(&format!("/incidents/{INCIDENT}/{file}")).body;
+            assert_eq!(body.lines().filter(|line| line.contains("@example.org")).count(), ACCOUNTS, "{file}");
+            assert_eq!(body.matches("user0299999@example.org").count(), 1);
+        }
+    };
+    // The first fills what every process keeps for itself; the others are 60 MB each, of which nothing stays.
+    export();
     let before = resident_kib(&shown);
-    for file in ["targets.csv", "targets.jsonl"] {
-        let body = shown.get(&format!("/incidents/{INCIDENT}/{file}")).body;
-        assert_eq!(body.lines().filter(|line| line.contains("@example.org")).count(), ACCOUNTS, "{file}");
-        assert_eq!(body.matches("user0299999@example.org").count(), 1);
-    }
+    (0..3).for_each(|_| export());
     let grown = resident_kib(&shown).saturating_sub(before);
-    // The two files are 60 MB.
-    assert!(grown < 30 << 10, "grown by {grown} KiB");
+    assert!(grown < 20 << 10, "grown by {grown} KiB");
     let page = shown.get(&format!("/incidents/{INCIDENT}")).body;
     assert!(page.contains("300,000"), "{page:.3000}");
 }

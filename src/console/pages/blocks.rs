@@ -60,7 +60,7 @@ pub(in crate::console) fn blocks(console: &Console, query: &BlocksQuery) -> Mark
                     th scope="col" { "Whom" } th scope="col" { "What" } th scope="col" { "Since (UTC)" } th scope="col" { "Until" }
                     th scope="col" { "By" } th scope="col" { "Why" } th scope="col" { "At edges" }
                 }, &html! { @for (entry, standing) in &shown { tr {
-                    th scope="row" { (entry.scope.as_str()) " " (entity(&entry.tenant, &entry.value)) " at " (name(&entry.tenant)) }
+                    th scope="row" { (entry.scope.as_str()) " " (entity(&entry.tenant, entry.scope.as_str(), &entry.value)) " at " (name(&entry.tenant)) }
                     td { (entry.action.as_str()) @if *standing == "exempted" { " (exempted)" } }
                     td { (time(entry.since)) }
                     td { @match entry.until { Some(until) => (time(until)), None => "no end" } }

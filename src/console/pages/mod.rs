@@ -23,7 +23,7 @@ pub(super) use who::{WhoQuery, who};
 
 use super::shared::{Console, Freshness};
 use super::text::{self, Plain, date_time, how_long};
-use crate::event::{Millis, Severity};
+use crate::event::{Millis, Scope, Severity};
 
 /// Longest value that is put into a link.
 const LINK_BYTES_MAX: usize = 1_024;
@@ -142,9 +142,9 @@ pub(super) fn linked(tenant: &str, value: &str) -> Markup {
     html! { a href={ "/who?tenant=" (tenant) "&value=" (query_value(value)) } { (name(value)) } }
 }
 
-/// The value of an entity of a scope; of a pair, both.
-pub(super) fn entity(tenant: &str, value: &str) -> Markup {
-    match value.split_once('|') {
+/// The value of an entity of a scope, by the scope's name; of a pair, both.
+pub(super) fn entity(tenant: &str, scope: &str, value: &str) -> Markup {
+    match value.split_once('|').filter(|_| scope == Scope::IpAccount.as_str()) {
         Some((source, account)) => html! { (linked(tenant, source)) " on " (linked(tenant, account)) },
         None => linked(tenant, value),
     }
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn names_are_no_markup_and_links_lead_nowhere_else() {
         let hostile = "\"><script>alert(1)</script>\u{202e}&value=x|javascript:alert(1)";
-        let shown = entity("shop", hostile).into_string();
+        let shown = entity("shop", "IP_ACCOUNT", hostile).into_string();
         assert!(!shown.contains("<script") && !shown.contains('\u{202e}'), "{shown}");
         assert!(shown.contains("&lt;script&gt;"));
         assert!(shown.contains("href=\"/who?tenant=shop&amp;value=%22%3E%3Cscript%3E"), "{shown}");

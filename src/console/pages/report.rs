@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::incidents::kind;
-use super::{Console, Place, entity, figure, name, page, sentence, severity, table, time};
+use super::{Console, Place, entity, figure, linked, name, page, sentence, severity, table, time};
 use crate::console::chart::{Chart, Drawn, Mark, Series};
 use crate::console::disk::Line;
 use crate::console::report::{Deed, Report};
@@ -39,7 +39,9 @@ pub(in crate::console) fn report(console: &Console, report: &Report) -> Markup {
 /// The report itself. `links`: names lead to their pages.
 pub(in crate::console) fn body(report: &Report, links: bool) -> Markup {
     let incident = &report.incident;
-    let shown = |value: &str| if links { entity(&incident.tenant, value) } else { name(value) };
+    let shown = |value: &str| if links { linked(&incident.tenant, value) } else { name(value) };
+    let shown_entity =
+        |scope: &str, value: &str| if links { entity(&incident.tenant, scope, value) } else { name(value) };
     html! {
         p.summary { (severity(incident.severity)) " " (kind(incident)) ". " (sentence(report.summary())) }
         dl.figures {
@@ -80,7 +82,7 @@ pub(in crate::console) fn body(report: &Report, links: bool) -> Markup {
             (tops("User agents", &incident.top_user_agents, incident.failures.max(1)))
         }
         h2 { "What was done" }
-        (deeds(report, &shown))
+        (deeds(report, &shown_entity))
         h2 { "What intruders did" }
         (trail(report))
     }
@@ -243,7 +245,7 @@ fn tops(title: &str, of: &[Counted], failures: i64) -> Markup {
     }
 }
 
-fn deeds(report: &Report, shown: &dyn Fn(&str) -> Markup) -> Markup {
+fn deeds(report: &Report, shown: &dyn Fn(&str, &str) -> Markup) -> Markup {
     if report.deeds_by_playbook.is_empty() {
         return html! {
             p { "Nothing is told." @if !report.incident.playbooks.is_empty() { " Playbooks that spoke: " @for id in &report.incident.playbooks { (name(id)) " " } } }
@@ -267,12 +269,12 @@ fn deeds(report: &Report, shown: &dyn Fn(&str) -> Markup) -> Markup {
     }
 }
 
-fn deed_row(deed: &Deed, shown: &dyn Fn(&str) -> Markup) -> Markup {
+fn deed_row(deed: &Deed, shown: &dyn Fn(&str, &str) -> Markup) -> Markup {
     html! {
         tr {
             th scope="row" { (time(deed.at)) }
             td { (name(&deed.action)) " " (name(&deed.by)) @if deed.is_shadow { " (shadow)" } }
-            td { (name(&deed.scope)) " " (shown(&deed.value)) }
+            td { (name(&deed.scope)) " " (shown(&deed.scope, &deed.value)) }
             td { @if let Some(until) = deed.until { (time(until)) } @else { "–" } }
             td { (sentence(&deed.why)) }
         }

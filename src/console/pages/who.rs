@@ -63,7 +63,7 @@ fn body(explained: &Explained, is_live: bool) -> Markup {
                 th scope="row" { (time(of.occurred_at)) }
                 td { (name(&of.playbook)) " v" (of.playbook_version) @if of.mode == Mode::Shadow { " (shadow)" } }
                 td { (of.action.as_str()) }
-                td { (of.scope.as_str()) " " (entity(&of.tenant, &of.value)) }
+                td { (of.scope.as_str()) " " (entity(&of.tenant, of.scope.as_str(), &of.value)) }
                 td { (sentence(&of.explanation)) }
             } } }))
         }
@@ -74,7 +74,7 @@ fn restricted(restriction: &Restriction, now: Millis) -> Markup {
     let Restriction { standing, entry, edges, .. } = restriction;
     html! {
         section.card {
-            p { strong { (entry.action.as_str()) } " " (entry.scope.as_str()) " " (entity(&entry.tenant, &entry.value)) " at " (name(&entry.tenant))
+            p { strong { (entry.action.as_str()) } " " (entry.scope.as_str()) " " (entity(&entry.tenant, entry.scope.as_str(), &entry.value)) " at " (name(&entry.tenant))
                 ", " (standing) ", " (until(entry.until, now)) }
             p { (sentence(&entry.reason)) }
             p.quiet { "By " (name(entry.actor.as_deref().or(entry.playbook.as_deref()).unwrap_or("nobody named"))) " since " (time(entry.since))
