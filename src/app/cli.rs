@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use super::clock::ProcessClock;
+use super::commands::{AllowArgs, BlockArgs, KillSwitchArgs, UnblockArgs, WatchArgs};
 use super::console::{ConsoleArgs, ConsoleContext};
 use super::demo::DemoArgs;
 use super::edge::{EdgeArgs, EdgeContext};
@@ -28,8 +29,8 @@ use super::tail::TailArgs;
 use super::telemetry::{self, LogFormat};
 use super::topics::TopicsArgs;
 use super::{
-    Connection, Ending, console, demo, edge, explain, incident, playbooks, produce, replay, run, score, simulate, sink,
-    state, status, tail, topics, topology,
+    Connection, Ending, commands, console, demo, edge, explain, incident, playbooks, produce, replay, run, score,
+    simulate, sink, state, status, tail, topics, topology,
 };
 use crate::console::{Shown, routes};
 use crate::edge::server::Rate;
@@ -71,6 +72,11 @@ pub enum Command {
     Incident(IncidentArgs),
     Status(StatusArgs),
     Tail(TailArgs),
+    Block(BlockArgs),
+    Unblock(UnblockArgs),
+    Allow(AllowArgs),
+    Watch(WatchArgs),
+    KillSwitch(KillSwitchArgs),
     /// Publish login events of a file
     Produce(ProduceArgs),
     Replay(ReplayArgs),
@@ -205,6 +211,11 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
             let done = tail::run(args, &connection(&plain()?)?, &*stop_on_signals()?, has_colours, &mut out);
             done.map_err(wrong_or_refused)
         }
+        Command::Block(args) => commands::block(args, &connection(&plain()?)?, clock.now(), &mut out),
+        Command::Unblock(args) => commands::unblock(args, &connection(&plain()?)?, clock.now(), &mut out),
+        Command::Allow(args) => commands::allow(args, &connection(&plain()?)?, clock.now(), &mut out),
+        Command::Watch(args) => commands::watch(args, &connection(&plain()?)?, clock.now(), &mut out),
+        Command::KillSwitch(args) => commands::kill_switch(args, &connection(&plain()?)?, clock.now(), &mut out),
         Command::Produce(args) => {
             produce::run(args, &connection(&plain()?)?, || clock.now(), &*stop_on_signals()?, &mut out)
         }

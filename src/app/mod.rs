@@ -3,6 +3,7 @@
 mod board;
 pub mod cli;
 pub mod clock;
+pub mod commands;
 mod connection;
 pub mod console;
 pub mod demo;

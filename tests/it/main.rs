@@ -16,6 +16,7 @@ mod acls;
 mod attack_traits;
 mod bad_input;
 mod chaos;
+mod commands;
 mod conformance;
 mod console;
 mod console_browser;
