@@ -21,8 +21,8 @@ use crate::edge::Standing;
 use crate::edge::server::{Lists, STATUSES_MAX};
 use crate::event::wire::decode_output;
 use crate::event::{
-    Action, ActivitySlice, AttackState, AttackStatus, DetailKind, Incident, IncidentDetail, IncidentState, Millis,
-    Mode, Receipt, Verdict, split_key,
+    Action, ActivitySlice, AttackStatus, DetailKind, Incident, IncidentDetail, IncidentState, Millis, Mode, Receipt,
+    Verdict, split_key,
 };
 use crate::topology::exemptions::{Exemptions, is_tenant};
 
@@ -449,11 +449,5 @@ impl Board {
             receipts: &|key| disk.receipts(key),
         };
         Explained::new(text, who, tenant, known, now)
-    }
-
-    /// The gravest state that holds or has run out, over all tenants.
-    #[must_use]
-    pub fn gravest(&self) -> AttackState {
-        self.statuses.values().map(|status| status.state).max().unwrap_or(AttackState::Calm)
     }
 }

@@ -75,6 +75,8 @@ pub(in crate::console) fn blocks(console: &Console, query: &BlocksQuery) -> Mark
             }
         }
     };
+    // The page around it looks at the board as well, and a lock taken twice may wait for itself.
+    drop(board);
     page(console, Place::Blocks, "Blocks", &main)
 }
 

@@ -43,6 +43,8 @@ pub(in crate::console) fn edges(console: &Console) -> Markup {
             }
         }
     };
+    // The page around it looks at the board as well, and a lock taken twice may wait for itself.
+    drop(board);
     page(console, Place::Edges, "Edges", &main)
 }
 

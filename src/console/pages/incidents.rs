@@ -20,6 +20,8 @@ pub(in crate::console) fn incidents(console: &Console) -> Markup {
             @if left > 0 { p { "And " (left) " older ones: portcullis incident list." } }
         }
     };
+    // The page around it looks at the board as well, and a lock taken twice may wait for itself.
+    drop(board);
     page(console, Place::Incidents, "Incidents", &main)
 }
 

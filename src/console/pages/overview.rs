@@ -75,6 +75,8 @@ pub(in crate::console) fn overview(console: &Console, query: &OverviewQuery) -> 
             div #latest data-live { (super::incidents::rows(board.incidents().into_iter().take(5))) }
         }
     };
+    // The page around it looks at the board as well, and a lock taken twice may wait for itself.
+    drop(board);
     page(console, Place::Overview, "Overview", &main)
 }
 

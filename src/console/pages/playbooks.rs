@@ -34,5 +34,7 @@ pub(in crate::console) fn playbooks(console: &Console) -> Markup {
             @for why in board.playbooks_rejected() { p.notice.reading { "Not taken from the topic: " (sentence(why)) } }
         }
     };
+    // The page around it looks at the board as well, and a lock taken twice may wait for itself.
+    drop(board);
     page(console, Place::Playbooks, "Playbooks", &main)
 }
