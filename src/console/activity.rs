@@ -144,7 +144,7 @@ mod tests {
             assert_eq!(traffic.take(slice(Some(name), 10_000, attempts)), Some(()));
         }
         let all = traffic.slices("shop", 0, 40_000);
-        assert_eq!((all.len(), all[0].attempts, all[0].usual_attempts), (1, 3, 10.0));
+        assert_eq!((all.len(), all[0].attempts, all[0].usual_attempts as i64), (1, 3, 10));
     }
 
     #[test]

@@ -217,8 +217,8 @@ mod tests {
 
     #[test]
     fn the_axis_ends_at_a_round_number_above_everything() {
-        let tops = [0.0, 3.0, 4.1, 79.0, 81.0, 43_387.0].map(round_up);
-        assert_eq!(tops, [4.0, 4.0, 8.0, 80.0, 100.0, 80_000.0]);
+        let tops = [0.0, 3.0, 4.1, 79.0, 81.0, 43_387.0].map(|value| shown(round_up(value)));
+        assert_eq!(tops, ["4", "4", "8", "80", "100", "80,000"]);
     }
 
     #[test]

@@ -227,12 +227,12 @@ async fn export(State(console): Shared, Path((id, file)): Path<(String, String)>
     let asked = Arc::clone(&console);
     let begun = tokio::task::spawn_blocking(move || match asked.report(&id) {
         Ok(Some(report)) => Ok((Export::new(&report, kind), report.incident.tenant, id)),
-        Ok(None) => Err(no_incident(&asked)),
-        Err(error) => Err(fault(&asked, &error.to_string())),
+        Ok(None) => Err(Box::new(no_incident(&asked))),
+        Err(error) => Err(Box::new(fault(&asked, &error.to_string()))),
     });
     let (export, tenant, id) = match begun.await {
         Ok(Ok(begun)) => begun,
-        Ok(Err(answer)) => return answer,
+        Ok(Err(answer)) => return *answer,
         Err(_) => return (StatusCode::INTERNAL_SERVER_ERROR, "this did not work\n").into_response(),
     };
     let pieces = unfold(Some((export, console, room)), |state| async move {

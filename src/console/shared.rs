@@ -119,7 +119,6 @@ impl Console {
         }
     }
 
-    #[must_use]
     pub fn board(&self) -> RwLockReadGuard<'_, Board> {
         self.board.read().unwrap_or_else(PoisonError::into_inner)
     }

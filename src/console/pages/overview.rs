@@ -28,7 +28,7 @@ pub(in crate::console) struct OverviewQuery {
 enum Word<'a> {
     On(&'a AttackStatus),
     /// A status that was not calm has run out.
-    NoWord(&'a AttackStatus),
+    Silent(&'a AttackStatus),
     Calm,
 }
 
@@ -54,7 +54,7 @@ pub(in crate::console) fn overview(console: &Console, query: &OverviewQuery) -> 
             @for (tenant, word) in &tenants {
                 @match word {
                     Word::On(status) => { (tenant) ": " (status.state.as_str()) ". " }
-                    Word::NoWord(_) => { (tenant) ": no word any more. " }
+                    Word::Silent(_) => { (tenant) ": no word any more. " }
                     Word::Calm => {}
                 }
             }
@@ -83,7 +83,7 @@ pub(in crate::console) fn overview(console: &Console, query: &OverviewQuery) -> 
 fn word<'a>(board: &'a Board, tenant: &str, now: Millis) -> Word<'a> {
     match board.heard(tenant, now) {
         Some(Heard::Holds(status)) if status.state != AttackState::Calm => Word::On(status),
-        Some(Heard::RanOut(status)) if status.state != AttackState::Calm => Word::NoWord(status),
+        Some(Heard::RanOut(status)) if status.state != AttackState::Calm => Word::Silent(status),
         Some(Heard::Holds(_) | Heard::RanOut(_)) | None => Word::Calm,
     }
 }
@@ -91,7 +91,7 @@ fn word<'a>(board: &'a Board, tenant: &str, now: Millis) -> Word<'a> {
 const fn gravity(word: &Word<'_>) -> u8 {
     match word {
         Word::On(AttackStatus { state: AttackState::Attack, .. }) => 3,
-        Word::NoWord(_) => 2,
+        Word::Silent(_) => 2,
         Word::On(_) => 1,
         Word::Calm => 0,
     }
@@ -120,7 +120,7 @@ fn banner(board: &Board, tenant: &str, word: &Word<'_>, is_live: bool, now: Mill
                 }
                 @if let Some(id) = &status.incident_id { p { a href={ "/incidents/" (super::query_value(id)) } { "The incident's report" } } }
             },
-            Word::NoWord(status) => div.banner.silent {
+            Word::Silent(status) => div.banner.silent {
                 p.headline { (name(tenant)) ": no word since " (time(status.updated_at)) }
                 p {
                     "The last status said " (status.state.as_str()) " and ran out at " (time(status.expires_at))
