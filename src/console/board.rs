@@ -451,3 +451,59 @@ impl Board {
         Explained::new(text, who, tenant, known, now)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DETAIL: &str = r#"{"kind":"TARGET","sealed_account":null,"counts":{},"first_at":1,"last_at":1"#;
+
+    fn incident(n: usize, state: &str) -> String {
+        format!(
+            r#"{{"incident_id":"i{n}","tenant":"shop","kind":"OTHER","state":"{state}","severity":"LOW","started_at":{n},
+            "updated_at":{n},"ended_at":null,"summary":"","attempts":0,"failures":0,"stopped_at_edge":0,"sources":0,
+            "accounts_targeted":0,"accounts_unknown":0,"blocked":0,"compromised":[],"top_networks":[],"top_countries":[],
+            "top_user_agents":[],"playbooks":[],"disposition":"UNDETERMINED"}}"#
+        )
+    }
+
+    #[test]
+    fn the_oldest_incident_that_is_over_goes_with_its_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::make(folder.path()).unwrap();
+        let mut board = Board::new(Exemptions::default());
+        let mut take = |topic: &str, key: &str, value: &str| {
+            board.take(&disk, topic, key.as_bytes(), Some(value.as_bytes()), None).unwrap();
+        };
+        for n in 0..2 {
+            let detail = format!(r#"{DETAIL},"incident_id":"i{n}","value":"ada"}}"#);
+            take("incident-details", &format!("i{n}|TARGET|ada"), &detail);
+        }
+        for n in 0..=INCIDENTS_MAX {
+            take("incidents", &format!("i{n}"), &incident(n, if n == 0 { "OPEN" } else { "CLOSED" }));
+        }
+        disk.flush().unwrap();
+        assert_eq!(board.incidents().len(), INCIDENTS_MAX);
+        assert!(board.incident_of("i0").is_some() && board.incident_of("i1").is_none());
+        let lines = |id: &str| disk.lines(id, DetailKind::Target).count();
+        assert_eq!((lines("i0"), lines("i1")), (1, 0));
+        assert_eq!(board.refused(), BTreeMap::new());
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_counted_and_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::make(folder.path()).unwrap();
+        let mut board = Board::new(Exemptions::default());
+        let long = "x".repeat(RECORD_BYTES_MAX + 1);
+        for topic in TOPICS.into_iter().filter(|topic| !matches!(*topic, "blocklist" | "exemptions")) {
+            for value in ["", "{}", "\0\0\0\0\u{1}", &long] {
+                board.take(&disk, topic, b"\xff|a", Some(value.as_bytes()), None).unwrap();
+            }
+        }
+        // Of another incident than its key says, and a receipt of another edge.
+        board.take(&disk, "incidents", b"i2", Some(incident(1, "OPEN").as_bytes()), None).unwrap();
+        assert_eq!(board.refused().values().sum::<u64>(), 6 * 4 + 1);
+        assert!(board.incidents().is_empty() && board.tenants().is_empty() && board.sinks().is_empty());
+    }
+}

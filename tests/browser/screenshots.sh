@@ -32,7 +32,7 @@ shot() { # path name [full]
 # Ten minutes into the attack.
 until_said ' 02:5[0-4]:'
 id=$(curl -s "$base/incidents" | grep -o 'href="/incidents/[^"]*' | head -1 | cut -d/ -f3)
-blocked=$(curl -s "$base/blocks" | grep -o 'value=[0-9.]*"' | head -1 | sed 's/value=//; s/"//')
+blocked=$(curl -s "$base/blocks" | grep -o 'value=[0-9][0-9.]*"' | head -1 | sed 's/value=//; s/"//')
 {
     printf '{"what":"size","width":1200,"height":860}\n{"what":"scheme","scheme":"light"}\n'
     shot / overview

@@ -453,6 +453,7 @@ fn a_cluster_that_is_gone_makes_everything_stale_and_nothing_calm() {
     drop(kafka);
     let told = browser.wait(".notice.stale:not([hidden])");
     assert!(told.contains("The cluster has not answered for "), "{told}");
+    assert_eq!(browser.text("#aloud"), ["What is shown is stale."]);
     assert!(browser.wait(".banner.silent").contains("was calm when last heard"));
     assert_eq!(browser.count(".banner.calm"), 0);
     assert_eq!(shown.get("/readyz").status, 503);

@@ -65,7 +65,7 @@ pub(in crate::console) fn blocks(console: &Console, query: &BlocksQuery) -> Mark
                     td { (time(entry.since)) }
                     td { @match entry.until { Some(until) => (time(until)), None => "no end" } }
                     td { (name(entry.actor.as_deref().or(entry.playbook.as_deref()).unwrap_or("–"))) }
-                    td { (sentence(&entry.reason)) }
+                    td.long { (sentence(&entry.reason)) }
                     td { (at_edges(console, entry)) }
                 } } }))
                 nav aria-label="Parts of the list" { p {

@@ -78,6 +78,10 @@ pub(super) fn page(console: &Console, place: Place, title: &str, main: &Markup) 
                 }
                 section aria-label="How old this is" {
                     div #freshness data-live { (freshness(console)) }
+                    // Said once, and not again with every second of its age.
+                    p #aloud.unseen aria-live="assertive" data-live {
+                        @if matches!(console.freshness(), Freshness::Stale { .. }) { "What is shown is stale." }
+                    }
                     p #lost.notice.stale role="alert" hidden {
                         "This page has lost its console and shows what it knew. It goes on by itself once the console answers."
                     }
@@ -101,7 +105,7 @@ fn freshness(console: &Console) -> Markup {
             Freshness::Reading => p.notice.reading role="status" {
                 strong { "Still reading. " } "What is shown is not everything yet, and may be long over."
             },
-            Freshness::Stale { age_ms, heard_at } => p.notice.stale role="alert" {
+            Freshness::Stale { age_ms, heard_at } => p.notice.stale {
                 strong { "Stale. " }
                 "The cluster has not answered for " (how_long(i64::try_from(age_ms).unwrap_or(Millis::MAX)))
                 ". Everything here is as of " (date_time(heard_at)) " or older; an attack may be on that is not shown."

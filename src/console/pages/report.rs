@@ -189,7 +189,7 @@ fn sources(report: &Report, shown: &dyn Fn(&str) -> Markup) -> Markup {
                 th scope="row" { (shown(&line.value)) }
                 @for count in ["attempts", "failures", "stopped", "successes"] { td.number { (grouped(line.count(count))) } }
                 td { @if !line.about("asn").is_empty() { "AS" (name(line.about("asn"))) " " } (name(line.about("country"))) }
-                td { (name(line.about("user_agent"))) }
+                td.long { (name(line.about("user_agent"))) }
                 td { (time(line.first_at)) } td { (time(line.last_at)) }
             }
         }
@@ -276,7 +276,7 @@ fn deed_row(deed: &Deed, shown: &dyn Fn(&str, &str) -> Markup) -> Markup {
             td { (name(&deed.action)) " " (name(&deed.by)) @if deed.is_shadow { " (shadow)" } }
             td { (name(&deed.scope)) " " (shown(&deed.scope, &deed.value)) }
             td { @if let Some(until) = deed.until { (time(until)) } @else { "–" } }
-            td { (sentence(&deed.why)) }
+            td.long { (sentence(&deed.why)) }
         }
     }
 }

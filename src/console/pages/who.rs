@@ -51,6 +51,9 @@ fn body(explained: &Explained, is_live: bool) -> Markup {
         }
         @if !explained.restrictions.is_empty() { h2 { "Restrictions" } }
         @for restriction in &explained.restrictions { (restricted(restriction, now)) }
+        @if !explained.restrictions.is_empty() {
+            p.quiet { "To lift what should not be: " code { "portcullis unblock" } "." }
+        }
         @if explained.more_restrictions > 0 { p { "And " (explained.more_restrictions) " entries more." } }
         h2 { "Verdicts" }
         @if explained.verdicts.is_empty() {
@@ -64,7 +67,7 @@ fn body(explained: &Explained, is_live: bool) -> Markup {
                 td { (name(&of.playbook)) " v" (of.playbook_version) @if of.mode == Mode::Shadow { " (shadow)" } }
                 td { (of.action.as_str()) }
                 td { (of.scope.as_str()) " " (entity(&of.tenant, of.scope.as_str(), &of.value)) }
-                td { (sentence(&of.explanation)) }
+                td.long { (sentence(&of.explanation)) }
             } } }))
         }
     }
