@@ -41,14 +41,11 @@ const commands = {
   },
   // The text of the first element that a selector finds, once there is one.
   wait: async ({ selector }) => page.locator(selector).first().innerText(),
-  gone: async ({ selector }) => page.locator(selector).first().waitFor({ state: "hidden" }),
   text: async ({ selector }) => page.locator(selector).allInnerTexts(),
   count: async ({ selector }) => page.locator(selector).count(),
-  fill: async ({ selector, text }) => page.locator(selector).fill(text),
   press: async ({ key }) => page.keyboard.press(key),
   // What has the focus, as its text or its name.
   focused: async () => page.evaluate(() => document.activeElement.innerText || document.activeElement.getAttribute("aria-label") || document.activeElement.id),
-  url: async () => page.url(),
   scheme: async ({ scheme }) => page.emulateMedia({ colorScheme: scheme }),
   size: async ({ width, height }) => page.setViewportSize({ width, height }),
   // By how much the page is wider than what it is shown in.
