@@ -392,6 +392,7 @@ mod tests {
             usual_failure_share: 0.0,
             traits,
             incident_id: None,
+            withdrawn: Vec::new(),
         }
     }
 
