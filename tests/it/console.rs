@@ -118,6 +118,7 @@ fn status(state: AttackState, at: Millis) -> AttackStatus {
         usual_failure_share: 0.08,
         traits: Vec::new(),
         incident_id: Some(INCIDENT.to_owned()),
+        withdrawn: Vec::new(),
     }
 }
 
