@@ -25,7 +25,7 @@ TYPOS = $(call tool,typos,$(call version-of,typos))
 CARGO_DENY = $(call tool,cargo-deny,$(call version-of,cargo_deny))
 CARGO := cargo
 
-.PHONY: help setup setup-build build demo test chaos check fmt lint deny advisories typos rooms simulation bench score tools clean-help
+.PHONY: help setup setup-build build demo console test chaos check fmt lint deny advisories typos rooms simulation bench score tools clean-help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 14
@@ -42,6 +42,9 @@ build: setup-build ## build the program
 
 demo: setup-build ## the night of 28 June 2019, in the terminal; no Java, no Docker
 	$(CARGO) run --release --locked -- demo
+
+console: setup-build ## the same with pages to look at, on http://127.0.0.1:8480 until Ctrl-C
+	$(CARGO) run --release --locked -- demo --console 127.0.0.1:8480
 
 test: setup check advisories ## everything, against a real Kafka and a real nginx
 	$(CARGO) test --release --locked

@@ -3,8 +3,8 @@
 # what is there is left alone, and when everything is there it needs no network and no root.
 #
 #   scripts/setup.sh              everything: build tools, the edges (nginx, HAProxy, Redis, nftables), Java, Apache
-#                                 Kafka, the schema registry (Apicurio), clients of CrowdSec's protocol, and the tools
-#                                 that check licences and spelling
+#                                 Kafka, the schema registry (Apicurio), clients of CrowdSec's protocol, a browser
+#                                 (Chromium, with Node to drive it), and the tools that check licences and spelling
 #   scripts/setup.sh --build      build tools only (what `make demo` needs)
 #   scripts/setup.sh --tools      build tools, and those that check licences and spelling (what `make check` needs)
 #
@@ -23,6 +23,8 @@ cargo_deny_version=0.20.2
 typos_version=1.52.0
 # A client of CrowdSec's protocol, which the tests run against `portcullis edge`.
 pycrowdsec_version=0.0.5
+# What drives the browser: versions and checksums stand in tests/browser/package-lock.json. Another lock, another folder.
+browser_lock=$(sha256sum "$here/tests/browser/package-lock.json" | cut -c1-12)
 # What Cargo.toml asks for; rust-toolchain.toml has rustup bring it.
 rust_minor=$(sed -n 's/^rust-version = "1\.\([0-9]*\)"$/\1/p' "$here/Cargo.toml")
 
@@ -48,6 +50,15 @@ has_java() {
     has java || return 1
     version=$(java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -1)
     [ -n "$version" ] && [ "$version" -ge 17 ]
+}
+
+# Node 20 or newer, which is what drives the browser.
+has_node() {
+    local version
+    has node || return 1
+    version=$(node --version)
+    version=${version#v}
+    [ "${version%%.*}" -ge 20 ]
 }
 
 # librdkafka's build asks for headers, which have no command to look for.
@@ -90,6 +101,8 @@ missing_test_packages() {
     want has_java default-jre-headless
     want 'has crowdsec-custom-bouncer' crowdsec-custom-bouncer
     want 'has python3' python3
+    want 'has chromium' chromium
+    want has_node nodejs
 }
 
 as_root() {
@@ -192,6 +205,12 @@ fetch_pycrowdsec() {
         rm -rf "$1/env"
 }
 
+# The two packages bring nothing else with them and run nothing when they are installed.
+fetch_browser_modules() {
+    cp "$here/tests/browser/package.json" "$here/tests/browser/package-lock.json" "$1" &&
+        npm ci --prefix "$1" --ignore-scripts --no-audit --no-fund --silent >&2
+}
+
 # Built in a folder of its own, so that it does not disturb what is built of the program.
 fetch_cargo_deny() {
     (cd "$here" && CARGO_TARGET_DIR="$1/build" PATH="$HOME/.cargo/bin:$PATH" \
@@ -239,13 +258,23 @@ client_part() {
     fetch_into "$cache/tools/pycrowdsec-$pycrowdsec_version" fetch_pycrowdsec
 }
 
+browser_part() {
+    if [ -d "$cache/tools/browser-$browser_lock" ]; then return 0; fi
+    want 'has npm' npm
+    install_packages
+    say "fetching playwright-core and axe-core, which drive the browser and check pages"
+    fetch_into "$cache/tools/browser-$browser_lock" fetch_browser_modules
+}
+
 test_part() {
     missing_test_packages
     install_packages
     has_java || fail "Java 17 or newer is needed, and this machine's package default-jre-headless brings an older one"
+    has_node || fail "Node 20 or newer is needed, and this machine's package nodejs brings an older one"
     kafka_part
     registry_part
     client_part
+    browser_part
 }
 
 case ${1:-} in

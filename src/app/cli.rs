@@ -1,6 +1,6 @@
 //! The command line: what can be said, and who carries it out.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -9,9 +9,11 @@ use clap::{Parser, Subcommand};
 
 use super::clock::ProcessClock;
 use super::commands::{AllowArgs, BlockArgs, KillSwitchArgs, UnblockArgs, WatchArgs};
+use super::console::{ConsoleArgs, ConsoleContext};
 use super::demo::DemoArgs;
 use super::edge::{EdgeArgs, EdgeContext};
 use super::explain::ExplainArgs;
+use super::incident::IncidentArgs;
 use super::playbooks::PlaybooksArgs;
 use super::produce::ProduceArgs;
 use super::receipts::ReceiptOptions;
@@ -22,13 +24,15 @@ use super::settings::{Overrides, Places, Settings};
 use super::simulate::SimulateArgs;
 use super::sink::{SinkArgs, SinkContext, Watched};
 use super::state::{StateArgs, StateCommand, StateContext};
+use super::status::StatusArgs;
+use super::tail::TailArgs;
 use super::telemetry::{self, LogFormat};
 use super::topics::TopicsArgs;
 use super::{
-    Connection, Ending, commands, demo, edge, explain, playbooks, produce, replay, run, score, simulate, sink, state,
-    topics, topology,
+    Connection, Ending, commands, console, demo, edge, explain, incident, playbooks, produce, replay, run, score,
+    simulate, sink, state, status, tail, topics, topology,
 };
-use crate::console::{self, Shown};
+use crate::console::{Shown, routes};
 use crate::edge::server::Rate;
 use crate::log::Clock as _;
 use crate::log::registry::RegistryOptions;
@@ -63,7 +67,11 @@ pub enum Command {
     /// Keep an edge equal to the blocklist
     Sink(SinkArgs),
     Edge(EdgeArgs),
+    Console(ConsoleArgs),
     Explain(ExplainArgs),
+    Incident(IncidentArgs),
+    Status(StatusArgs),
+    Tail(TailArgs),
     Block(BlockArgs),
     Unblock(UnblockArgs),
     Allow(AllowArgs),
@@ -101,6 +109,7 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
     let plain = || load(Overrides::default());
     let clock = ProcessClock::real();
     let mut out = std::io::stdout();
+    let has_colours = out.is_terminal();
     match &cli.command {
         Command::Run(args) => {
             let over = Overrides {
@@ -164,15 +173,42 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
                 clock: Arc::new(move || clock.now()),
                 stop: stop_on_signals()?,
             };
-            let page = |shown| Ok(console::routes(telemetry::metrics()?, shown));
+            let page = |shown| Ok(routes(telemetry::metrics()?, shown));
             edge::run(args, keys, context, page, |address| {
                 tracing::info!(%address, "answering /v1/check, /v1/attack-status, and /metrics, /livez, /readyz, /status");
+            })
+        }
+        Command::Console(args) => {
+            let settings = plain()?;
+            let context = ConsoleContext {
+                connection: &connection(&settings)?,
+                settings: &settings,
+                exemptions: topology::exemptions(&settings).map_err(Wrong)?,
+                clock: Arc::new(clock),
+                stop: stop_on_signals()?,
+            };
+            let page = |shown| Ok(routes(telemetry::metrics()?, shown));
+            console::run(args, console::keys(args).map_err(Wrong)?, context, page, |address| {
+                tracing::info!("the console is at http://{address}");
             })
         }
         Command::Explain(args) => {
             let settings = plain()?;
             let exemptions = topology::exemptions(&settings).map_err(Wrong)?;
             let done = explain::run(args, &connection(&settings)?, exemptions, || clock.now(), &mut out);
+            done.map_err(wrong_or_refused)
+        }
+        Command::Incident(args) => {
+            let done = incident::run(args, &connection(&plain()?)?, || clock.now(), has_colours, &mut out);
+            done.map_err(wrong_or_refused)
+        }
+        Command::Status(args) => {
+            let settings = plain()?;
+            let exemptions = topology::exemptions(&settings).map_err(Wrong)?;
+            status::run(args, &connection(&settings)?, exemptions, || clock.now(), has_colours, &mut out)
+        }
+        Command::Tail(args) => {
+            let done = tail::run(args, &connection(&plain()?)?, &*stop_on_signals()?, has_colours, &mut out);
             done.map_err(wrong_or_refused)
         }
         Command::Block(args) => commands::block(args, &connection(&plain()?)?, clock.now(), &mut out),

@@ -17,13 +17,15 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rdkafka::mocking::MockCluster;
 
 use super::clock::ProcessClock;
+use super::console::{ConsoleArgs, ConsoleContext};
 use super::live::{Live, Unread};
 use super::receipts::ReceiptOptions;
 use super::run::{Job, check_topics, new_instance, schemas};
 use super::settings::Settings;
 use super::simulate::{Lines, Watch, play};
 use super::sink::{self, CommonArgs, EdgeArgs, FileArgs, SinkArgs, SinkContext, Watched};
-use super::{Connection, Ending, topology};
+use super::{Connection, Ending, console, telemetry, topology};
+use crate::console::routes;
 use crate::event::Millis;
 use crate::event::wire::Format;
 use crate::ingest::simulate::{Attacker, Edge, Options, Scenario, Simulation, Site, Summary};
@@ -51,7 +53,9 @@ const ZONE_MS: Millis = 2 * 3_600_000;
 /// 43,387 accounts, one try each, some 700 addresses: the whole job runs in this process, on a mock of Kafka, and a
 /// simulated site obeys the blocklist and the attack status. Needs no Kafka, no Java, no Docker.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Example:\n  portcullis demo --seed 7 --edge login-page")]
+#[command(
+    after_help = "Examples:\n  portcullis demo --seed 7 --edge login-page\n  portcullis demo --console 127.0.0.1:8480    and http://127.0.0.1:8480 in a browser"
+)]
 pub struct DemoArgs {
     /// Everything about the traffic follows from this number
     #[arg(long, default_value_t = 1, value_name = "N")]
@@ -69,6 +73,9 @@ pub struct DemoArgs {
     /// Keep the enforced list of the file sink here; without it, it goes when the demo ends
     #[arg(long, value_name = "FILE")]
     pub blocked: Option<PathBuf>,
+    /// Show the console here while it runs and after it, until Ctrl-C
+    #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, default_missing_value = "127.0.0.1:8480")]
+    pub console: Option<String>,
     #[arg(long, value_enum, default_value_t)]
     pub output: super::Output,
 }
@@ -101,7 +108,10 @@ pub fn run(args: &DemoArgs, settings: Settings, stop: Arc<AtomicBool>, out: &mut
     let stages = start_job(job.clone(), &folder.path().join("state"))?;
     let blocked = args.blocked.clone().unwrap_or_else(|| folder.path().join("blocked.jsonl"));
     let watched = Arc::new(Watched::default());
-    let sink = start_sink(&connection, &settings, &clock, &stop, &watched, blocked.clone())?;
+    let has_console = args.console.is_some();
+    let sink = start_sink(&connection, &settings, &clock, &stop, &watched, (blocked.clone(), has_console))?;
+    let console = args.console.as_deref().map(|listen| start_console(listen, &connection, &settings, &clock, &stop));
+    let console = console.transpose()?;
     wait_until_ready(&job.progress, &stop);
 
     let limit = Unread { progress: Arc::clone(&job.progress), bytes_max: UNREAD_BYTES_MAX };
@@ -111,13 +121,26 @@ pub fn run(args: &DemoArgs, settings: Settings, stop: Arc<AtomicBool>, out: &mut
     let played = play(&mut simulation, &mut site, &mut live, &mut Lines::none(), &mut view);
     let heard = live.hear_out(&mut site, || job.progress.is_caught_up(), PATIENCE);
     let enforced = watched.get().sink.enforced;
+    let is_over = played.is_ok() && heard.is_ok();
+    if let (Some(listen), true) = (&args.console, is_over) {
+        let summary = simulation.summary(&site);
+        args.output.write(out, &summary, &report(&summary, args, &job, enforced, &blocked))?;
+        out.flush()?;
+        tracing::info!("the night is over; the console stays at http://{listen} until Ctrl-C");
+        while !stop.load(Ordering::Relaxed) && !stages.is_finished() {
+            thread::park_timeout(DRAW_EVERY);
+        }
+    }
     stop.store(true, Ordering::Relaxed);
-    let ended = [stages.join(), sink.join()].into_iter().map(|r| r.map_err(|_| anyhow!("a thread panicked"))?);
+    let threads = [stages, sink].into_iter().chain(console);
+    let ended = threads.map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
     ended.collect::<Result<Vec<()>>>()?;
     played?;
     heard?;
-    let summary = simulation.summary(&site);
-    args.output.write(out, &summary, &report(&summary, args, &job, enforced, &blocked))?;
+    if args.console.is_none() {
+        let summary = simulation.summary(&site);
+        args.output.write(out, &summary, &report(&summary, args, &job, enforced, &blocked))?;
+    }
     Ok(Ending::Well)
 }
 
@@ -162,13 +185,14 @@ fn start_sink(
     clock: &ProcessClock,
     stop: &Arc<AtomicBool>,
     watched: &Arc<Watched>,
-    file: PathBuf,
+    (file, has_console): (PathBuf, bool),
 ) -> Result<JoinHandle<Result<()>>> {
     let exemptions = topology::exemptions(settings)?;
     let (connection, clock) = (connection.clone(), clock.clone());
     let (stop, watched) = (Arc::clone(stop), Arc::clone(watched));
-    // Nobody asks where a block is in force, and the mock's partitions are small.
-    let common = CommonArgs { all_tenants: true, no_receipts: true, ..CommonArgs::default() };
+    // Only a console asks where a block is in force, and the mock's partitions are small.
+    let sink_name = has_console.then(|| "demo-file".to_owned());
+    let common = CommonArgs { all_tenants: true, no_receipts: !has_console, sink_name, ..CommonArgs::default() };
     let args = SinkArgs { edge: EdgeArgs::File(FileArgs { file, common }), listen: None };
     Ok(thread::Builder::new().name("sink".to_owned()).spawn(move || {
         let context = SinkContext {
@@ -180,6 +204,35 @@ fn start_sink(
             receipts: ReceiptOptions::default(),
         };
         sink::run(&args, context, &mut std::io::sink()).map(|_| ())
+    })?)
+}
+
+/// Ends by itself only with the demo.
+fn start_console(
+    listen: &str,
+    connection: &Connection,
+    settings: &Settings,
+    clock: &ProcessClock,
+    stop: &Arc<AtomicBool>,
+) -> Result<JoinHandle<Result<()>>> {
+    let args = ConsoleArgs { listen: listen.to_owned(), keys: None, store: None };
+    let keys = console::keys(&args)?;
+    let exemptions = topology::exemptions(settings)?;
+    let (connection, settings, clock, stop) = (connection.clone(), settings.clone(), clock.clone(), Arc::clone(stop));
+    Ok(thread::Builder::new().name("console".to_owned()).spawn(move || {
+        let context = ConsoleContext {
+            connection: &connection,
+            settings: &settings,
+            exemptions,
+            clock: Arc::new(clock),
+            stop: Arc::clone(&stop),
+        };
+        let page = |shown| Ok(routes(telemetry::metrics()?, shown));
+        let told = |address| tracing::info!("the console is at http://{address}");
+        // Without it there is nothing to see, so the demo ends with it.
+        let ended = console::run(&args, keys, context, page, told);
+        stop.store(true, Ordering::Relaxed);
+        ended.map(|_| ())
     })?)
 }
 

@@ -20,6 +20,7 @@ use ipnet::IpNet;
 use metrics::{counter, gauge};
 use serde::Serialize;
 
+use super::serving::Serving;
 use super::{Connection, Ending};
 use crate::console::Shown;
 use crate::edge::server::{EdgeStatus, Keys, Lists, Rate, Server, ServerOptions, TrustedProxies};
@@ -41,7 +42,7 @@ const REFRESH_MS: Millis = 30_000;
 const TICK_MS: Millis = 1_000;
 /// Most events of what was denied that wait for their delivery.
 const REPORTS_MAX: usize = 10_000;
-/// How long answers that are under way at a stop may take.
+/// How long what was reported last may take at a stop.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// Most threads that answer.
 const THREADS_MAX: usize = 64;
@@ -211,7 +212,7 @@ pub fn run(
     let server = Arc::new(Server::new(Lists::new(args.tenant.as_deref(), exemptions), options));
     let shown = Arc::new(EdgeShown { server: Arc::clone(&server), followed: Mutex::default() });
     let routes = crate::edge::server::routes(Arc::clone(&server)).merge(page(Arc::clone(&shown) as Arc<dyn Shown>)?);
-    let serving = Serving::start(&args.listen, args.threads, routes, Arc::clone(&stop))?;
+    let serving = Serving::start(&args.listen, "edge", args.threads, routes, Arc::clone(&stop))?;
     listening(serving.address);
     let reporter = args.report_stops.then(|| Reporter::new(connection, clock())).transpose();
     let followed = reporter.and_then(|reporter| follow(connection, &server, &shown, reporter, &*clock, &stop));
@@ -345,59 +346,5 @@ impl Followings {
         } else {
             server.take_pair(key, value);
         }
-    }
-}
-
-/// The threads that answer.
-struct Serving {
-    runtime: tokio::runtime::Runtime,
-    task: tokio::task::JoinHandle<std::io::Result<()>>,
-    address: SocketAddr,
-}
-
-impl Serving {
-    fn start(listen: &str, threads: usize, routes: Router, stop: Arc<AtomicBool>) -> Result<Serving> {
-        let listening = || -> std::io::Result<(std::net::TcpListener, SocketAddr)> {
-            let listener = std::net::TcpListener::bind(listen)?;
-            listener.set_nonblocking(true)?;
-            let address = listener.local_addr()?;
-            Ok((listener, address))
-        };
-        let (listener, address) =
-            listening().with_context(|| format!("cannot listen on {listen}; choose another with --listen"))?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(threads)
-            .thread_name("edge")
-            .enable_all()
-            .build()?;
-        let task = runtime.spawn(async move {
-            let listener = axum::serve::ListenerExt::tap_io(tokio::net::TcpListener::from_std(listener)?, |stream| {
-                // An answer is one small write; without it, it is only sent a little later.
-                drop(stream.set_nodelay(true));
-            });
-            let service = routes.into_make_service_with_connect_info::<SocketAddr>();
-            axum::serve(listener, service).with_graceful_shutdown(stopped(stop)).await
-        });
-        Ok(Serving { runtime, task, address })
-    }
-
-    fn end(self) {
-        let Serving { runtime, task, .. } = self;
-        runtime.block_on(async {
-            match tokio::time::timeout(DRAIN_MAX, task).await {
-                Ok(Ok(Ok(()))) => {}
-                Ok(Ok(Err(error))) => tracing::error!(%error, "the server ended"),
-                Ok(Err(error)) => tracing::error!(%error, "the server ended"),
-                Err(_) => tracing::warn!("some answers were still under way at the stop"),
-            }
-        });
-        runtime.shutdown_background();
-    }
-}
-
-async fn stopped(stop: Arc<AtomicBool>) {
-    let mut looks = tokio::time::interval(WAIT_MAX);
-    while !stop.load(Ordering::Relaxed) {
-        looks.tick().await;
     }
 }

@@ -168,16 +168,7 @@ impl OnTopic {
     /// # Errors
     /// The folder is wrong, or the cluster does not answer.
     pub fn read(settings: &Settings, connection: &Connection) -> Result<OnTopic> {
-        let wrong = |e: anyhow::Error| Error::Setup(format!("{e:#}"));
-        let env = topology::env(settings, None).map_err(wrong)?;
-        let folder_texts = topology::playbook_texts(settings).map_err(wrong)?;
-        let mut on_topic = OnTopic {
-            set: PlaybookSet::new(std::sync::Arc::clone(&env.playbooks), env.plan.clone()),
-            folder_texts,
-            texts: BTreeMap::new(),
-            rejected: Vec::new(),
-            end: 0,
-        };
+        let mut on_topic = OnTopic::of_folder(settings)?;
         let mut follower = Follower::new(&connection.client, &[connection.topics.public(TOPIC)], ReadFrom::Start)?;
         let mut waits = 0;
         loop {
@@ -196,7 +187,25 @@ impl OnTopic {
         }
     }
 
-    fn take(&mut self, record: &Incoming) {
+    /// The folder alone, before anything is read of the topic.
+    ///
+    /// # Errors
+    /// The folder is wrong.
+    pub fn of_folder(settings: &Settings) -> Result<OnTopic> {
+        let wrong = |e: anyhow::Error| Error::Setup(format!("{e:#}"));
+        let env = topology::env(settings, None).map_err(wrong)?;
+        let folder_texts = topology::playbook_texts(settings).map_err(wrong)?;
+        Ok(OnTopic {
+            set: PlaybookSet::new(std::sync::Arc::clone(&env.playbooks), env.plan.clone()),
+            folder_texts,
+            texts: BTreeMap::new(),
+            rejected: Vec::new(),
+            end: 0,
+        })
+    }
+
+    /// Takes the next record of the topic.
+    pub(super) fn take(&mut self, record: &Incoming) {
         self.end = self.end.max(record.offset + 1);
         let header = |name: &str| record.header(name);
         let read = read_change(record.key.as_deref(), record.value.as_deref(), header, record.timestamp);

@@ -18,6 +18,8 @@ mod bad_input;
 mod chaos;
 mod commands;
 mod conformance;
+mod console;
+mod console_browser;
 mod core;
 mod crash_images;
 mod edge_bouncers;

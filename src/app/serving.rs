@@ -1,0 +1,79 @@
+//! A server of HTTP on threads of its own, until it is stopped.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use axum::Router;
+
+/// Longest wait until a stop is seen.
+const WAIT_MAX: Duration = Duration::from_millis(50);
+/// How long answers that are under way at a stop may take.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// The threads that answer.
+pub(super) struct Serving {
+    runtime: tokio::runtime::Runtime,
+    task: tokio::task::JoinHandle<std::io::Result<()>>,
+    pub(super) address: SocketAddr,
+}
+
+impl Serving {
+    /// Listens on an address and answers by `routes` until `stop`.
+    ///
+    /// # Errors
+    /// The address cannot be listened on.
+    pub(super) fn start(
+        listen: &str,
+        name: &str,
+        threads: usize,
+        routes: Router,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Serving> {
+        let listening = || -> std::io::Result<(std::net::TcpListener, SocketAddr)> {
+            let listener = std::net::TcpListener::bind(listen)?;
+            listener.set_nonblocking(true)?;
+            let address = listener.local_addr()?;
+            Ok((listener, address))
+        };
+        let (listener, address) =
+            listening().with_context(|| format!("cannot listen on {listen}; choose another with --listen"))?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name(name)
+            .enable_all()
+            .build()?;
+        let task = runtime.spawn(async move {
+            let listener = axum::serve::ListenerExt::tap_io(tokio::net::TcpListener::from_std(listener)?, |stream| {
+                // An answer is one small write; without it, it is only sent a little later.
+                drop(stream.set_nodelay(true));
+            });
+            let service = routes.into_make_service_with_connect_info::<SocketAddr>();
+            axum::serve(listener, service).with_graceful_shutdown(stopped(stop)).await
+        });
+        Ok(Serving { runtime, task, address })
+    }
+
+    /// Waits for answers that are under way, for a while.
+    pub(super) fn end(self) {
+        let Serving { runtime, task, .. } = self;
+        runtime.block_on(async {
+            match tokio::time::timeout(DRAIN_MAX, task).await {
+                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Err(error))) => tracing::error!(%error, "the server ended"),
+                Ok(Err(error)) => tracing::error!(%error, "the server ended"),
+                Err(_) => tracing::warn!("some answers were still under way at the stop"),
+            }
+        });
+        runtime.shutdown_background();
+    }
+}
+
+async fn stopped(stop: Arc<AtomicBool>) {
+    let mut looks = tokio::time::interval(WAIT_MAX);
+    while !stop.load(Ordering::Relaxed) {
+        looks.tick().await;
+    }
+}
