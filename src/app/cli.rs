@@ -25,8 +25,8 @@ use super::state::{StateArgs, StateCommand, StateContext};
 use super::telemetry::{self, LogFormat};
 use super::topics::TopicsArgs;
 use super::{
-    Connection, Ending, backtest, demo, edge, explain, playbooks, produce, replay, run, score, simulate, sink, state, topics,
-    topology,
+    Connection, Ending, backtest, demo, edge, explain, playbooks, produce, replay, run, score, simulate, sink, state,
+    topics, topology,
 };
 use crate::console::{self, Shown};
 use crate::edge::server::Rate;

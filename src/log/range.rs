@@ -116,31 +116,32 @@ impl RangeReader {
         self.idle_polls
     }
 
-    /// Waits at most `wait` for the next record of the range. Failures that pass are told in the log and waited out.
+    /// The next record of the range; [`Ranged::Idle`] when the cluster sends nothing for `wait`. Failures that pass are told in the log and waited out.
     ///
     /// # Errors
     /// The client is beyond repair.
     pub fn poll(&mut self, wait: Duration) -> Result<Ranged, Error> {
-        while let Some(record) = self.oldest()? {
-            if self.from <= record.timestamp && record.timestamp < self.to {
-                return Ok(Ranged::Record(record));
+        loop {
+            while let Some(record) = self.oldest()? {
+                if self.from <= record.timestamp && record.timestamp < self.to {
+                    return Ok(Ranged::Record(record));
+                }
             }
-        }
-        if self.lanes.values().all(|lane| lane.is_read && lane.held.is_empty()) {
-            return Ok(Ranged::End);
-        }
-        match self.consumer.poll(wait) {
-            Some(Ok(message)) => {
-                let record = incoming(&message, &mut self.names);
-                drop(message);
-                self.idle_polls = 0;
-                self.hold(record)?;
+            if self.lanes.values().all(|lane| lane.is_read && lane.held.is_empty()) {
+                return Ok(Ranged::End);
             }
-            Some(Err(KafkaError::MessageConsumptionFatal(code))) => return Err(Error::Kafka(code.to_string())),
-            // The client's context has told an error with its reason.
-            Some(Err(_)) | None => self.look_at_positions()?,
+            let record = match self.consumer.poll(wait) {
+                Some(Ok(message)) => incoming(&message, &mut self.names),
+                Some(Err(KafkaError::MessageConsumptionFatal(code))) => return Err(Error::Kafka(code.to_string())),
+                // The client's context has told an error with its reason.
+                Some(Err(_)) | None => {
+                    self.look_at_positions()?;
+                    return Ok(Ranged::Idle);
+                }
+            };
+            self.idle_polls = 0;
+            self.hold(record)?;
         }
-        Ok(Ranged::Idle)
     }
 
     /// The oldest head, once every partition that is not read to its end has one.
@@ -211,8 +212,9 @@ impl RangeReader {
             asked.add_partition_offset(&self.topic, partition, offset).map_err(|e| broken(&e))?;
         }
         let found = self.consumer.offsets_for_times(asked, ANSWER_MAX);
-        let found = found
-            .map_err(|e| Error::Kafka(format!("{}: the cluster does not say which offset a time has: {e}", self.topic)))?;
+        let found = found.map_err(|e| {
+            Error::Kafka(format!("{}: the cluster does not say which offset a time has: {e}", self.topic))
+        })?;
         let elements = found.elements();
         let offsets = elements.iter().filter_map(|element| match element.offset() {
             Offset::Offset(offset) => Some((element.partition(), offset)),
@@ -223,7 +225,9 @@ impl RangeReader {
 
     fn ends(&self, partition: i32) -> Result<(i64, i64), Error> {
         let ends = self.consumer.fetch_watermarks(&self.topic, partition, ANSWER_MAX);
-        ends.map_err(|e| Error::Kafka(format!("{}[{partition}]: the cluster does not say where it ends: {e}", self.topic)))
+        ends.map_err(|e| {
+            Error::Kafka(format!("{}[{partition}]: the cluster does not say where it ends: {e}", self.topic))
+        })
     }
 }
 

@@ -191,6 +191,13 @@ struct Stands {
     by_entry: bool,
 }
 
+impl Stands {
+    /// Whether the attempt takes place all the same.
+    fn lets(stands: Option<&Stands>) -> bool {
+        stands.is_none_or(|stands| stands.answer.verdict == Answered::Allow)
+    }
+}
+
 impl Ledger {
     #[must_use]
     pub fn new(env: &Arc<Env>) -> Self {
@@ -218,14 +225,16 @@ impl Ledger {
         self.now = self.now.max(raw.timestamp);
         // What fell due by now stood before the attempt came.
         let due = self.pipeline.advance(self.now);
-        self.take(due, counts);
+        self.take(due, counts, true);
         let attempt = attempt_of(&raw, self.now);
         let stands = attempt.as_ref().and_then(|attempt| self.judge(attempt));
+        // A login that would not have happened teaches nobody's pair.
+        let happens = Stands::lets(stands.as_ref());
         let before = unused(self.pipeline.counts());
         let brought = self.pipeline.feed(raw);
         let is_used = unused(self.pipeline.counts()) == before;
         let met = attempt.filter(|_| is_used).and_then(|attempt| self.count(&attempt, stands, counts));
-        self.take(brought, counts);
+        self.take(brought, counts, happens);
         if self.now.saturating_sub(self.forgot_at) >= FORGET_EVERY_MS {
             self.forgot_at = self.now;
             self.turns += 1;
@@ -314,7 +323,8 @@ impl Ledger {
         let account = self.env.account(&attempt.tenant, &attempt.account);
         let is_login = attempt.is_success() && !attempt.account.is_empty();
         let known_user = self.logged_in.0.contains(&account);
-        if is_login {
+        let happens = Stands::lets(stands.as_ref());
+        if is_login && happens {
             self.logged_in.put(account);
         }
         let Stands { answer, by_entry } = stands.filter(|_| counts)?;
@@ -369,7 +379,7 @@ impl Ledger {
         })
     }
 
-    fn take(&mut self, emissions: Vec<Emission>, counts: bool) {
+    fn take(&mut self, emissions: Vec<Emission>, counts: bool, teaches: bool) {
         for Emission { at, output } in emissions {
             match output {
                 Output::Verdict(verdict) => {
@@ -387,10 +397,14 @@ impl Ledger {
                     }
                 }
                 Output::Incident(incident) => self.story.incident(&incident),
-                Output::KnownPair(pair) => {
+                Output::KnownPair(pair) if teaches || pair.day.is_none() => {
                     self.lists.pair(&pair.key.to_be_bytes(), pair.value().as_ref().map(|value| &value[..]));
                 }
-                Output::DeadLetter(_) | Output::Playbook(_) | Output::Item { .. } | Output::MarkAll { .. } => {}
+                Output::KnownPair(_)
+                | Output::DeadLetter(_)
+                | Output::Playbook(_)
+                | Output::Item { .. }
+                | Output::MarkAll { .. } => {}
             }
         }
     }

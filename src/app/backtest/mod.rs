@@ -33,7 +33,7 @@ use crate::engine::Env;
 use crate::event::Millis;
 use crate::event::wire::format_millis;
 use crate::log::registry::{Registry, RegistryOptions, SharedRegistry};
-use crate::log::{Clock, ClientOptions, Schemas};
+use crate::log::{ClientOptions, Clock, Schemas};
 use crate::topology::{Plan, PlaybookMode, check, parse_duration};
 
 /// How often progress is shown.
@@ -74,7 +74,7 @@ pub struct BacktestArgs {
     /// Folder with the new playbooks [default: those in effect]
     #[arg(long, value_name = "DIR")]
     pub playbooks: Option<PathBuf>,
-    /// Folder with the old ones [default: nothing to compare with; with --playbooks alone, say topology/playbooks]
+    /// Folder with the old ones [default: nothing to compare with]
     #[arg(long, value_name = "DIR")]
     pub against: Option<PathBuf>,
     /// Take playbooks in shadow for live ones
@@ -225,7 +225,9 @@ fn is_some(events: u64, args: &BacktestArgs, range: &Range, topic: &str) -> Resu
     };
     let (from, to) = (shown(range.from, "its beginning"), shown(range.to, "its end"));
     match &args.events {
-        Some(path) => bail!("{}: no event from {from} to {to}; is it the right file, and its --format?", path.display()),
+        Some(path) => {
+            bail!("{}: no event from {from} to {to}; is it the right file, and its --format?", path.display())
+        }
         None => bail!(
             "{topic}: no record from {from} to {to}; what is older than its retention is gone, so try another --from, or \
              --events with a file"

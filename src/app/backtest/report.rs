@@ -25,11 +25,7 @@ pub struct Side {
 
 impl Side {
     fn of(ledger: &Ledger) -> Side {
-        Side {
-            all: ledger.all(),
-            by_playbook: ledger.by_playbook(),
-            entities_left_out: ledger.entities_left_out(),
-        }
+        Side { all: ledger.all(), by_playbook: ledger.by_playbook(), entities_left_out: ledger.entities_left_out() }
     }
 }
 
@@ -151,8 +147,16 @@ const LINES: [Line; 12] = [
 ];
 
 /// Columns of the table by playbook: those of [`LINES`] that say most.
-const COLUMNS: [(&str, usize); 6] =
-    [("verdicts", 0), ("shadow", 1), ("blocked", 2), ("challenged", 3), ("refused", 4), ("known users", 7)];
+const COLUMNS: [(&str, usize); 8] = [
+    ("verdicts", 0),
+    ("in shadow", 1),
+    ("blocked", 2),
+    ("challenged", 3),
+    ("tries refused", 4),
+    ("challenged", 5),
+    ("known refused", 7),
+    ("challenged", 8),
+];
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -195,9 +199,7 @@ impl Report {
                 }
                 Ok(())
             }
-            None => {
-                LINES.iter().try_for_each(|(name, of)| writeln!(f, "{name:<38} {:>12}", of(&self.new.all)))
-            }
+            None => LINES.iter().try_for_each(|(name, of)| writeln!(f, "{name:<38} {:>12}", of(&self.new.all))),
         }
     }
 
@@ -207,8 +209,13 @@ impl Report {
         if ids.is_empty() {
             return Ok(());
         }
-        let heads: Vec<String> = COLUMNS.iter().map(|(name, _)| format!("{name:>15}")).collect();
-        writeln!(f, "\n{:<30} {}", if self.old.is_some() { "by playbook, old > new" } else { "by playbook" }, heads.join(" "))?;
+        let heads: Vec<String> = COLUMNS.iter().map(|(name, _)| format!("{name:>13}")).collect();
+        writeln!(
+            f,
+            "\n{:<26} {}",
+            if self.old.is_some() { "by playbook, old > new" } else { "by playbook" },
+            heads.join(" ")
+        )?;
         let nothing = Figures::default();
         for id in ids {
             let of = |side: &Side, at: usize| {
@@ -216,10 +223,10 @@ impl Report {
                 LINES.get(at).map_or(0, |(_, figure)| figure(figures))
             };
             let cells = COLUMNS.iter().map(|(_, at)| match &self.old {
-                Some(old) => format!("{:>15}", format!("{} > {}", of(old, *at), of(&self.new, *at))),
-                None => format!("{:>15}", of(&self.new, *at)),
+                Some(old) => format!("{:>13}", format!("{} > {}", of(old, *at), of(&self.new, *at))),
+                None => format!("{:>13}", of(&self.new, *at)),
             });
-            writeln!(f, "{id:<30} {}", cells.collect::<Vec<_>>().join(" "))?;
+            writeln!(f, "{id:<26} {}", cells.collect::<Vec<_>>().join(" "))?;
         }
         Ok(())
     }
@@ -239,7 +246,12 @@ impl Report {
             }
             let gained = [("ATTACK", incident.attack_minutes_gained), ("first block", incident.block_minutes_gained)];
             for (what, minutes) in gained.into_iter().filter_map(|(what, minutes)| Some((what, minutes?))) {
-                writeln!(f, "    {what}: {:.1} minutes {}", minutes.abs(), if minutes < 0.0 { "lost" } else { "gained" })?;
+                writeln!(
+                    f,
+                    "    {what}: {:.2} minutes {}",
+                    minutes.abs(),
+                    if minutes < 0.0 { "lost" } else { "gained" }
+                )?;
             }
         }
         Ok(())

@@ -18,9 +18,7 @@ use crate::decide::CLAIMS_MAX;
 use crate::edge::server::KnownPairs;
 use crate::engine::{Env, KnownBy, Output, Pipeline, Raw, day_of, pair_key};
 use crate::event::{AttackState, Attempt, Entity, Millis, Scope};
-use crate::topology::{
-    Amount, Detector, Measure, Per, Plan, Playbook, PlaybookMode, Thresholds, format_duration,
-};
+use crate::topology::{Amount, Detector, Measure, Per, Plan, Playbook, PlaybookMode, Thresholds, format_duration};
 
 /// Thresholds of a count, and of a share, that are tried; the playbook's own is tried as well.
 const COUNTS: [f64; 22] = [
@@ -156,9 +154,11 @@ impl Sweep {
     fn begin(&mut self) -> Result<(), String> {
         // The site's state decides which thresholds count; addresses that others block, where that is what is measured.
         let needs_blocks = self.playbook.measures().any(|measure| measure == Measure::AddressesBlocked);
-        let others = self.env.playbooks.iter().filter(|other| {
-            other.id != self.playbook.id && (needs_blocks || other.detector == Detector::Campaign)
-        });
+        let others = self
+            .env
+            .playbooks
+            .iter()
+            .filter(|other| other.id != self.playbook.id && (needs_blocks || other.detector == Detector::Campaign));
         let others: Vec<Playbook> = others.cloned().collect();
         let beside = others.iter().filter(|other| other.per == self.playbook.per).count();
         let numbered: Vec<(usize, f64)> = self.thresholds.iter().copied().enumerate().collect();
@@ -292,9 +292,8 @@ fn hash(env: &Env, key: &str) -> u64 {
 }
 
 fn entity_of(per: Per, a: &Attempt) -> Option<Entity> {
-    let named = |scope: Scope, value: Option<String>| {
-        Some(Entity { tenant: a.tenant.clone(), scope, value: value?.into() })
-    };
+    let named =
+        |scope: Scope, value: Option<String>| Some(Entity { tenant: a.tenant.clone(), scope, value: value?.into() });
     let text = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
     match per {
         Per::Address => Some(Entity::source(&a.tenant, a.source)),
@@ -326,7 +325,8 @@ impl fmt::Display for Suggestion {
                 tried.threshold, tried.fired, tried.fired_a_day, tried.with_known_users_a_day
             )?;
         }
-        let say = |threshold: Option<f64>| threshold.map_or_else(|| "none that was tried".to_owned(), |t| t.to_string());
+        let say =
+            |threshold: Option<f64>| threshold.map_or_else(|| "none that was tried".to_owned(), |t| t.to_string());
         writeln!(
             f,
             "the lowest that keeps {} a day: {}, counting entities from which known users log in",
