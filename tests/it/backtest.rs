@@ -203,7 +203,7 @@ fn what_comes_before_is_learnt_from_and_not_counted() {
     let all = &report["new"]["all"];
     assert_eq!(
         (&all["users_spared"], &all["known_users_denied"], &all["others_denied"]),
-        (&json!(0), &json!(1), &json!(3))
+        (&json!(0), &json!(0), &json!(3))
     );
 }
 
@@ -240,11 +240,9 @@ fn events_out_of_order_count_at_the_time_that_has_come() {
     let file = desk.events(&events);
     let report = desk.report(&[&"--events", &file, &"--playbooks", &new]);
     let all = &report["new"]["all"];
-    // She came before the block: only her login after its end, which is now a minute later, is met.
-    assert_eq!(
-        (&all["verdicts"], &all["attempts_denied"], &all["known_users_denied"]),
-        (&json!(2), &json!(5 + 2 + 2), &json!(1))
-    );
+    // She came before the block, so her pair is known when she comes again.
+    let names = ["verdicts", "attempts_denied", "known_users_denied", "others_denied", "users_spared"];
+    assert_eq!(names.map(|name| all[name].as_u64().unwrap()), [2, 5 + 2, 0, 1, 2]);
     assert_eq!(report, desk.report(&[&"--events", &file, &"--playbooks", &new]), "same input, same answer");
 }
 
@@ -481,8 +479,10 @@ fn partitions_are_merged_by_time_however_far_one_is_ahead() {
             }
         }
     });
-    let late = read.pop();
-    assert_eq!(late, Some((START + 7, 1)), "within the range, whatever stands before it in its partition");
+    // Within the range, but behind what stands before it in its partition.
+    let late = read.iter().position(|record| *record == (START + 7, 1)).unwrap();
+    assert_eq!(read.get(late - 1), Some(&(others[others.len() - 1], 1)));
+    read.remove(late);
     assert_eq!(read.len(), usize::try_from(many).unwrap() + others.len());
     assert!(read.windows(2).all(|pair| pair[0] <= pair[1]));
 }
