@@ -213,9 +213,12 @@ impl Score {
     }
 }
 
-const HEAD: &str = "\
-                             ------ until the attack is ----   --- of the attack, % ---  -- sources --   accounts entered    honest logins, %; known ones denied
-scenario         by                    found   first stopped  refused challngd after it  prec. recall  flagged  after, s   denied  known  challngd while on";
+const HEAD: &str = concat!(
+    "                             ------ of the attack, until -----  ------ % of it ------  -- sources, % --",
+    "  --- entered ---  ------ honest logins, % ------\n",
+    "scenario         by                    found   first stopped  refused challngd after it  prec. recall",
+    "   flagged  after s   denied  known  challngd while on",
+);
 
 struct Unwatched;
 

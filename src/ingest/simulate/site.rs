@@ -501,7 +501,7 @@ mod tests {
         site.blocklist(key, Some(&entry(Action::Block, None)));
         assert_eq!(site.ask(&from, false), Answer::RefuseAtEdge);
         site.blocklist(key, None);
-        assert_eq!((site.ask(&from, false), site.lengths.len()), (Answer::Through, 0));
+        assert_eq!((site.ask(&from, false), site.tenants["default"].lengths.len()), (Answer::Through, 0));
     }
 
     #[test]
