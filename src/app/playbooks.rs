@@ -303,6 +303,8 @@ fn verdicts(id: &str, emitted: Vec<Emission>, number: u32) -> Result<Vec<(u32, S
             | Out::Playbook(_)
             | Out::KnownPair(_)
             | Out::Status(_)
+            | Out::Detail(_)
+            | Out::Activity(_)
             | Out::Incident(_) => {}
         }
     }

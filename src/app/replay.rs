@@ -25,7 +25,8 @@ const DEAD_LETTER_CHARS_MAX: usize = 1_024;
 /// How often progress is shown.
 const EVENTS_BETWEEN_LOOKS: u64 = 1_024;
 /// Names of the files, by topic.
-const FILES: [&str; 5] = ["verdicts", "blocklist", "attack-status", "incidents", "dead-letters"];
+const FILES: [&str; 7] =
+    ["verdicts", "blocklist", "attack-status", "incidents", "incident-details", "activity", "dead-letters"];
 
 /// Run the detection over a file of login events, without Kafka
 ///
@@ -140,6 +141,8 @@ pub fn record_of(output: &Output) -> Option<(&'static str, String, Value)> {
         Output::Incident(incident) => {
             Some(("incidents", incident.incident_id.clone(), value(serde_json::to_value(incident))))
         }
+        Output::Detail(detail) => Some(("incident-details", detail.key(), value(serde_json::to_value(detail)))),
+        Output::Activity(slice) => Some(("activity", slice.tenant.clone(), value(serde_json::to_value(slice)))),
         Output::KnownPair(_)
         | Output::DeadLetter(_)
         | Output::Playbook(_)
@@ -200,6 +203,8 @@ impl Results {
                 self.incidents.insert(incident.incident_id.clone());
             }
             Output::Status(_)
+            | Output::Detail(_)
+            | Output::Activity(_)
             | Output::KnownPair(_)
             | Output::DeadLetter(_)
             | Output::Playbook(_)

@@ -238,7 +238,12 @@ impl Core {
                     continue;
                 }
                 // Between stages the pipeline keeps these to itself; and nobody changes a playbook here.
-                Output::Item { .. } | Output::MarkAll { .. } | Output::Playbook(_) | Output::KnownPair(_) => continue,
+                Output::Item { .. }
+                | Output::MarkAll { .. }
+                | Output::Playbook(_)
+                | Output::KnownPair(_)
+                | Output::Detail(_)
+                | Output::Activity(_) => continue,
             };
             self.on_its_way.push_back((at.saturating_add(self.delay_ms), record));
         }

@@ -407,6 +407,18 @@ impl Campaign {
         charts.into_iter().any(|(chart, level)| level.is_some_and(|level| chart.sum > part * f64::from(level.alarm)))
     }
 
+    /// The chart that stands nearest to its alarm level, and that level; one that passed it since the tenant was last calm
+    /// stands there. `None`: there is no level yet.
+    #[must_use]
+    pub fn highest(&self, reference: &Reference) -> Option<[f64; 2]> {
+        let charts = self.charts.iter().flatten().zip(reference.levels.iter().flatten());
+        let stands = charts.filter_map(|(chart, level)| {
+            let alarm = f64::from((*level)?.alarm);
+            Some([if chart.alarms > 0 { chart.sum.max(alarm) } else { chart.sum }, alarm])
+        });
+        stands.max_by(|a, b| (a[0] * b[1]).total_cmp(&(b[0] * a[1])))
+    }
+
     /// Whether failures still stand out, after what was counted last. At a site that is not settled, charts that stand high
     /// mean something only where bad attempts are as many as in an attack.
     #[must_use]

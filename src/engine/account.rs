@@ -1,5 +1,6 @@
 //! The account stage: everything that is keyed by an account. Guessing from many sources, and who got in.
 
+use super::details::{self, About, Part};
 use super::dock::{Asked, Circumstances, Dock};
 use super::env::Env;
 use super::frame::{Fallen, Note, Sourced};
@@ -10,7 +11,7 @@ use super::row::{AccountRow, FamiliarRow, Row};
 use super::task::Task;
 use super::windows::{Counts, hear, kept_ms, tally};
 use crate::detect::{Measures, SuccessFacts, look, stranger_success};
-use crate::event::{Entity, Millis, Scope};
+use crate::event::{Activity, DetailKind, Entity, Millis, Outcome, Scope, Source};
 use crate::topology::PlaybookMode;
 use crate::window::Timeliness;
 
@@ -32,6 +33,7 @@ pub(super) fn sourced(task: &mut Task, env: &Env, sourced: &Sourced, fx: &mut Ef
         let strange = !sourced.facts.known_pair;
         watch(task, env, sourced, Counts::of(a, a.is_failure() && strange, strange, &env.plan.account), timeliness, fx);
     }
+    let mut fell = false;
     if a.is_success() {
         let who = Entity::account(&a.tenant, &a.account);
         let mut familiar = familiar(task, env, &who);
@@ -43,11 +45,34 @@ pub(super) fn sourced(task: &mut Task, env: &Env, sourced: &Sourced, fx: &mut Ef
             known_at: a.occurred_at,
             last_success: familiar.row.last.filter(|last| *last < a.occurred_at),
         };
-        if !compromised(task, env, &who, &a.event_id, &facts, fx) {
+        fell = compromised(task, env, &who, &a.event_id, &facts, fx);
+        if !fell {
             familiar.change().learn(a.occurred_at);
         }
         put_familiar(task, env, familiar);
     }
+    detail(task, env, sourced, timeliness, fell, fx);
+}
+
+/// What the account was to an incident, and what an intruder does.
+fn detail(task: &mut Task, env: &Env, sourced: &Sourced, timeliness: Timeliness, fell: bool, fx: &mut Effects) {
+    let (a, is_strange) = (&sourced.attempt, !sourced.facts.known_pair);
+    if timeliness != Timeliness::Late && a.activity == Activity::Login {
+        let part = Part { fallen: fell, ..Part::of(a, is_strange, sourced.repeat) };
+        let entered_from = || entered_from(a.source).into_iter().filter(|_| fell).collect();
+        details::note(task, env, about(env, &a.tenant, &a.account, &a.account), part, entered_from, fx);
+    }
+    if is_strange {
+        details::step(task, env, about(env, &a.tenant, &a.account, &a.account), a, fx);
+    }
+}
+
+fn entered_from(source: Source) -> Vec<(Box<str>, Box<str>)> {
+    vec![(details::ENTERED_FROM.into(), source.to_string().into())]
+}
+
+fn about<'a>(env: &Env, tenant: &'a str, account: &str, value: &'a dyn std::fmt::Display) -> About<'a> {
+    About { tenant, kind: DetailKind::Target, who: env.account(tenant, account), value }
 }
 
 /// An earlier success, whose source is identified now: it is unlearnt, and judged again.
@@ -66,7 +91,28 @@ pub(super) fn note(task: &mut Task, env: &Env, note: &Note, fx: &mut Effects) {
         last_success: familiar.row.last,
     };
     put_familiar(task, env, familiar);
-    compromised(task, env, &who, &note.event_id, &facts, fx);
+    if !compromised(task, env, &who, &note.event_id, &facts, fx) {
+        return;
+    }
+    // That success is looked at again, so it is no further attempt.
+    let part = Part { fallen: true, ..Part::default() };
+    details::note(
+        task,
+        env,
+        about(env, &note.tenant, &note.account, &note.account),
+        part,
+        || entered_from(note.source),
+        fx,
+    );
+    if let Some(incident_id) = &note.incident_id {
+        let told = [
+            ("account", Some(note.account.to_string())),
+            ("source", Some(note.source.to_string())),
+            ("outcome", Some(Outcome::Success.as_str().to_owned())),
+            ("activity", Some(Activity::Login.as_str().to_owned())),
+        ];
+        details::trail(incident_id, &note.event_id, note.at, told, fx);
+    }
 }
 
 /// Counts the attempt over the account's windows, where a playbook looks at such, and asks.

@@ -4,6 +4,7 @@
 //! came first.
 
 use super::counts::Counter;
+use super::details;
 use super::env::Env;
 use super::io::{BlockChange, Effects, Output};
 use super::key::Key;
@@ -215,6 +216,11 @@ pub(super) fn due(task: &mut Task, key: &Key, at: Millis, fx: &mut Effects) {
 /// What a decision publishes.
 fn publish(decision: Decision, who: &Entity, incident_id: Option<&str>, fx: &mut Effects) {
     if let Some(verdict) = decision.verdict {
+        if let Some(incident_id) = incident_id.filter(|_| verdict.mode == Mode::Live) {
+            let by = [("playbook", verdict.playbook.as_str())];
+            let at = [verdict.occurred_at, verdict.until.unwrap_or(verdict.occurred_at)];
+            details::action(incident_id, &verdict.verdict_id, who, verdict.action, &by, at, fx);
+        }
         fx.verdict(verdict);
     }
     if let Some(change) = decision.change {

@@ -97,6 +97,7 @@ mod domain {
     pub(super) const MEMBER: u8 = 9;
     pub(super) const DEVICE: u8 = 10;
     // 11: `known`.
+    pub(super) const INCIDENT: u8 = 12;
 }
 
 impl Env {
@@ -179,6 +180,11 @@ impl Env {
             Set::Asns => number(a.asn),
             Set::PasswordTags => number(a.password_tag),
         }
+    }
+
+    #[must_use]
+    pub(super) fn incident(&self, incident_id: &str) -> Hashed {
+        self.hash(domain::INCIDENT, &[incident_id.as_bytes()])
     }
 
     #[must_use]

@@ -1,16 +1,18 @@
 //! The incident of a tenant: opened with what its last minutes saw, grown by partial sums, published now and then,
 //! closed with the attack.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::details::counts;
 use super::env::Env;
 use super::frame::{Fallen, Partial};
 use super::io::{Effects, Output};
-use super::row::{OpenIncident, Recent, SiteRow};
+use super::row::{MinuteSum, OpenIncident, Recent, SiteRow};
 use crate::decide::verdict_id;
 use crate::detect::Feature;
 use crate::event::{
-    AttackState, Compromise, Counted, Disposition, Entity, Incident, IncidentKind, IncidentState, Millis, Severity,
+    AttackState, Compromise, Counted, DetailKind, Disposition, Entity, Incident, IncidentDetail, IncidentKind,
+    IncidentState, Millis, Severity,
 };
 use crate::window::{Ever, SLICES, Tops};
 
@@ -24,6 +26,8 @@ const RECENT_SLICE_MS: Millis = RECENT_MS / SLICES;
 const FALLEN_MAX: usize = 1_000;
 /// Most playbooks named by one incident.
 const PLAYBOOKS_MAX: usize = 64;
+/// Length of a line of the timeline.
+const MINUTE_MS: Millis = 60_000;
 /// Most networks, countries and agents named by one incident, each.
 const TOPS_MAX: usize = 10;
 
@@ -33,19 +37,36 @@ pub(super) fn open(env: &Env, tenant: &str, row: &mut SiteRow, now: Millis) {
     let epoch = row.campaign.epoch();
     let recent = std::mem::take(&mut row.recent);
     let campaigns = env.plan.campaign.iter().map(|playbook| playbook.id.as_str().into());
+    let sources = Ever::of_window(&recent.sources, last);
+    let accounts = Ever::of_window(&recent.accounts, last);
+    let blocked = Ever::of_window(&recent.blocked, now.div_euclid(RECENT_SLICE_MS));
+    // An epoch may be longer than the minute that is remembered of everything else.
+    let attempts = attempts.max(epoch.attempts).saturating_add(stopped);
+    let (failures, unknown) = (failures.max(epoch.strangers), unknown.max(epoch.unknown));
+    // What came before the timeline began stands in its first minute, so that its sums are those of the incident.
+    let first = MinuteSum {
+        attempts,
+        failures,
+        unknown,
+        stopped,
+        sources: sources.clone(),
+        accounts: accounts.clone(),
+        blocked: blocked.count(),
+        fallen: recent.compromised.len() as u64,
+        ..MinuteSum::new(now)
+    };
     row.incident = Some(Box::new(OpenIncident {
         id: verdict_id(&Entity::tenant(tenant), "incident", "", now).into(),
         started_at: row.campaign.since().or_else(|| row.minute.begins(last)).unwrap_or(now),
         published_at: Millis::MIN,
-        // An epoch may be longer than the minute that is remembered of everything else.
-        attempts: attempts.max(epoch.attempts).saturating_add(stopped),
-        failures: failures.max(epoch.strangers),
-        unknown: unknown.max(epoch.unknown),
+        attempts,
+        failures,
+        unknown,
         stopped,
-        sources: Ever::of_window(&recent.sources, last),
-        accounts: Ever::of_window(&recent.accounts, last),
+        sources,
+        accounts,
         unknown_accounts: Ever::of_window(&recent.unknown_accounts, last),
-        blocked: Ever::of_window(&recent.blocked, now.div_euclid(RECENT_SLICE_MS)),
+        blocked,
         playbooks: campaigns.chain(recent.playbooks.into_keys()).collect::<BTreeSet<Box<str>>>(),
         compromised_count: recent.compromised.len() as u64,
         compromised: recent.compromised,
@@ -53,6 +74,7 @@ pub(super) fn open(env: &Env, tenant: &str, row: &mut SiteRow, now: Millis) {
         countries: Tops::default(),
         user_agents: Tops::default(),
         changed: true,
+        minutes: vec![first],
     }));
 }
 
@@ -81,8 +103,67 @@ impl Recent {
     }
 }
 
+impl MinuteSum {
+    /// The minute of this time.
+    fn new(at: Millis) -> Self {
+        MinuteSum {
+            start: at.div_euclid(MINUTE_MS) * MINUTE_MS,
+            attempts: 0,
+            failures: 0,
+            unknown: 0,
+            stopped: 0,
+            sources: Ever::default(),
+            accounts: Ever::default(),
+            blocked: 0,
+            fallen: 0,
+        }
+    }
+
+    fn merge(&mut self, partial: &Partial) {
+        self.attempts += u64::from(partial.attempts) + u64::from(partial.stopped);
+        self.failures += u64::from(partial.failures);
+        self.unknown += u64::from(partial.unknown);
+        self.stopped += u64::from(partial.stopped);
+        partial.sources.iter().for_each(|hashed| self.sources.add(*hashed));
+        partial.accounts.iter().for_each(|hashed| self.accounts.add(*hashed));
+        self.blocked += partial.blocked.len() as u64;
+        self.fallen += partial.compromised.len() as u64;
+    }
+
+    fn line(&self, incident_id: &str) -> IncidentDetail {
+        let named = [
+            ("attempts", self.attempts),
+            ("failures", self.failures),
+            ("unknown", self.unknown),
+            ("stopped", self.stopped),
+            ("sources", self.sources.count()),
+            ("accounts", self.accounts.count()),
+            ("blocked", self.blocked),
+            ("fallen", self.fallen),
+        ];
+        IncidentDetail {
+            incident_id: incident_id.to_owned(),
+            kind: DetailKind::Minute,
+            value: self.start.to_string(),
+            sealed_account: None,
+            counts: counts(named),
+            first_at: self.start,
+            last_at: self.start.saturating_add(MINUTE_MS - 1),
+            about: BTreeMap::new(),
+        }
+    }
+}
+
 impl OpenIncident {
     pub(super) fn merge(&mut self, env: &Env, partial: &Partial) {
+        // A partial that comes late, by a second at most, counts in the minute that goes on.
+        let is_next = self.minutes.last().is_none_or(|minute| partial.at >= minute.start.saturating_add(MINUTE_MS));
+        if is_next {
+            self.minutes.push(MinuteSum::new(partial.at));
+        }
+        if let Some(minute) = self.minutes.last_mut() {
+            minute.merge(partial);
+        }
         self.attempts += u64::from(partial.attempts) + u64::from(partial.stopped);
         self.failures += u64::from(partial.failures);
         self.unknown += u64::from(partial.unknown);
@@ -121,6 +202,9 @@ pub(super) fn publish(tenant: &str, row: &mut SiteRow, now: Millis, fx: &mut Eff
     let (state, quiet_since) = (row.state, row.quiet_since);
     let Some(incident) = &mut row.incident else { return };
     let closes = state == AttackState::Calm;
+    while incident.minutes.len() > 1 {
+        fx.push(Output::Detail(Box::new(incident.minutes.remove(0).line(&incident.id))));
+    }
     let has_news = incident.changed && now.saturating_sub(incident.published_at) >= EVERY_MS;
     if !has_news && !closes {
         return;
@@ -129,6 +213,9 @@ pub(super) fn publish(tenant: &str, row: &mut SiteRow, now: Millis, fx: &mut Eff
     incident.published_at = now;
     let ended_at = closes.then_some(quiet_since);
     fx.push(Output::Incident(Box::new(record(tenant, incident, ended_at, now))));
+    if let Some(minute) = incident.minutes.last() {
+        fx.push(Output::Detail(Box::new(minute.line(&incident.id))));
+    }
     if closes {
         row.incident = None;
     }

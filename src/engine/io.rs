@@ -10,8 +10,8 @@ use super::known::KnownPair;
 use crate::decide::Change;
 use crate::detect::{Feature, ODDS_MAX, Profile, TRAITS_MAX, weight_of};
 use crate::event::{
-    AttackState, AttackStatus, Attempt, BlocklistEntry, ChallengePolicy, Entity, Exemption, Incident, Millis, Mode,
-    Reject, Trait, Verdict,
+    ActivitySlice, AttackState, AttackStatus, Attempt, BlocklistEntry, ChallengePolicy, Entity, Exemption, Incident,
+    IncidentDetail, Millis, Mode, Reject, Trait, Verdict,
 };
 use crate::topology::{PlaybookChange, Stage};
 use crate::window::Hashed;
@@ -177,6 +177,8 @@ pub enum Output {
     Block(BlockChange),
     Status(Box<AttackStatus>),
     Incident(Box<Incident>),
+    Detail(Box<IncidentDetail>),
+    Activity(Box<ActivitySlice>),
     KnownPair(KnownPair),
     DeadLetter(DeadLetter),
     /// For the log of the process.

@@ -26,6 +26,8 @@ pub enum Kind {
     Partial = 5,
     /// How far the topic of playbooks was heard, and what began with it.
     Playbooks = 6,
+    /// Bad attempts of the last quarter of an hour.
+    Traces = 7,
     /// Windows of a source.
     Source = 16,
     /// Windows of a network.
@@ -54,17 +56,20 @@ pub enum Kind {
     Usual = 29,
     /// What is usual and what is now of a feature's values.
     Values = 30,
+    /// What a source or an account was to an incident.
+    Detail = 31,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 22] = [
         Kind::Clock,
         Kind::Control,
         Kind::Seen,
         Kind::Due,
         Kind::Partial,
         Kind::Playbooks,
+        Kind::Traces,
         Kind::Source,
         Kind::Network,
         Kind::Pair,
@@ -79,6 +84,7 @@ impl Kind {
         Kind::Trait,
         Kind::Usual,
         Kind::Values,
+        Kind::Detail,
     ];
 
     /// Name for people: `clock`, `pair`.
@@ -176,6 +182,18 @@ impl Key {
     #[must_use]
     pub fn as_seen(&self) -> Option<u64> {
         let rest = self.0.strip_prefix(&[Kind::Seen as u8, 0])?;
+        rest.try_into().ok().map(u64::from_be_bytes)
+    }
+
+    #[must_use]
+    pub fn traces(number: u64) -> Self {
+        Key::of(Kind::Traces, "", &number.to_be_bytes())
+    }
+
+    /// The number of a row of traces.
+    #[must_use]
+    pub fn as_traces(&self) -> Option<u64> {
+        let rest = self.0.strip_prefix(&[Kind::Traces as u8, 0])?;
         rest.try_into().ok().map(u64::from_be_bytes)
     }
 
@@ -282,6 +300,14 @@ impl Key {
     #[must_use]
     pub fn values(tenant: &str, feature: Feature) -> Self {
         Key::of(Kind::Values, tenant, feature.as_str().as_bytes())
+    }
+
+    /// What a source or an account, by its hash, was to an incident, by its hash.
+    #[must_use]
+    pub fn detail(tenant: &str, incident: Hashed, who: Hashed) -> Self {
+        let mut rest = SmallVec::<[u8; 16]>::from_slice(&incident.to_be_bytes());
+        rest.extend_from_slice(&who.to_be_bytes());
+        Key::of(Kind::Detail, tenant, &rest)
     }
 
     #[must_use]

@@ -6,6 +6,7 @@
 
 mod account;
 mod counts;
+mod details;
 mod device;
 mod dock;
 mod env;

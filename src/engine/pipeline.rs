@@ -152,6 +152,8 @@ impl Pipeline {
                 Output::Verdict(_)
                 | Output::Block(_)
                 | Output::Incident(_)
+                | Output::Detail(_)
+                | Output::Activity(_)
                 | Output::KnownPair(_)
                 | Output::DeadLetter(_)
                 | Output::Playbook(_) => {

@@ -9,8 +9,8 @@ use super::io::ControlChange;
 use super::key::{Key, Kind};
 use crate::decide::Standing;
 use crate::detect::{Campaign, Evidence, Moments, Reference, Values};
-use crate::event::{AttackState, Entity, Millis, Source, Trait};
-use crate::window::{Distinct, Ever, Hashed, Repeats, SeenPack, Slices, StreamClock, Tally, Tops};
+use crate::event::{AttackState, DetailKind, Entity, Millis, Source, Trait};
+use crate::window::{Distinct, Ever, Hashed, Repeats, SeenPack, Slices, StreamClock, Tally, Tops, TracePack};
 
 /// One row. The kind of its key says which variant it is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -32,6 +32,8 @@ pub enum Row {
     Cap(CapRow),
     Usual(Box<Moments>),
     Values(Box<Values>),
+    Traces(TracePack),
+    Detail(Box<DetailRow>),
 }
 
 /// What a task knows of its input besides entities.
@@ -155,6 +157,68 @@ pub struct FamiliarRow {
     pub before: Option<Millis>,
 }
 
+/// What one source or one account was to an incident.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DetailRow {
+    pub incident_id: Box<str>,
+    pub kind: DetailKind,
+    pub value: Box<str>,
+    pub counts: DetailCounts,
+    pub first_at: Millis,
+    pub last_at: Millis,
+    /// What it came with, where that was seen.
+    pub about: Vec<(Box<str>, Box<str>)>,
+    /// When it was told last, and whether it has changed since.
+    pub told_at: Millis,
+    pub is_due: bool,
+    /// Steps of an intruder that were told.
+    pub steps: u16,
+}
+
+/// What is counted of a source or an account in an incident.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DetailCounts {
+    /// Strangers' attempts, repeats among them, and what was stopped.
+    pub attempts: u64,
+    /// Strangers' failures; the same wrong password once.
+    pub failures: u64,
+    /// Failures on names that belong to nobody.
+    pub unknown: u64,
+    pub stopped: u64,
+    /// Strangers' successes.
+    pub successes: u64,
+    /// Accounts that fell by it.
+    pub fallen: u64,
+    /// How often it was newly blocked.
+    pub blocked: u64,
+}
+
+/// One minute of an incident.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MinuteSum {
+    /// Its first millisecond.
+    pub start: Millis,
+    pub attempts: u64,
+    pub failures: u64,
+    pub unknown: u64,
+    pub stopped: u64,
+    pub sources: Ever,
+    pub accounts: Ever,
+    pub blocked: u64,
+    pub fallen: u64,
+}
+
+/// Ten seconds of a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ActivitySum {
+    /// Their first millisecond.
+    pub start: Millis,
+    pub attempts: u64,
+    pub failures: u64,
+    pub unknown: u64,
+    pub stopped: u64,
+}
+
 /// A tenant's last minute, its charts, its status and its open incident.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SiteRow {
@@ -195,6 +259,8 @@ pub struct SiteRow {
     /// They are others than were told last.
     pub traits_are_news: bool,
     pub incident: Option<Box<OpenIncident>>,
+    /// The ten seconds that go on.
+    pub activity: ActivitySum,
     /// What an incident that opens would already have to tell.
     pub recent: Recent,
 }
@@ -234,13 +300,15 @@ pub struct OpenIncident {
     pub countries: Tops,
     pub user_agents: Tops,
     pub changed: bool,
+    /// Minutes that were not told to their end; the last one goes on.
+    pub minutes: Vec<MinuteSum>,
 }
 
 // A view holds very many of them.
 const _: () = assert!(size_of::<Row>() <= 56);
 
 /// Version of the row format; a state of another version is refused at start.
-pub(super) const ROW_VERSION: u8 = 8;
+pub(super) const ROW_VERSION: u8 = 9;
 
 /// A stored row does not read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -266,7 +334,7 @@ impl Row {
         source: Source -> Box<SourceRow>, network: Network -> Box<NetworkRow>,
         standing: Standing -> Box<StandingRow>, account: Account -> Box<AccountRow>, familiar: Familiar -> FamiliarRow,
         traffic: Traffic -> TrafficRow, cap: Cap -> CapRow, usual: Usual -> Box<Moments>, values: Values -> Box<Values>,
-        site: Site -> Box<SiteRow>,
+        site: Site -> Box<SiteRow>, detail: Detail -> Box<DetailRow>,
     }
 
     /// The bytes of the row, with the time from which it may be forgotten (`Millis::MAX`: never).
@@ -292,6 +360,8 @@ impl Row {
             Row::Cap(row) => postcard::to_extend(row, bytes),
             Row::Usual(row) => postcard::to_extend(row, bytes),
             Row::Values(row) => postcard::to_extend(row, bytes),
+            Row::Traces(row) => postcard::to_extend(row, bytes),
+            Row::Detail(row) => postcard::to_extend(row, bytes),
             Row::Site(row) => postcard::to_extend(row, bytes),
         };
         // Writing into memory fails only for types that postcard cannot express; none of the rows holds one.
@@ -357,6 +427,8 @@ impl Row {
             k if k == Kind::Cap as u8 => read(body, Row::Cap),
             k if k == Kind::Usual as u8 => read(body, Row::Usual),
             k if k == Kind::Values as u8 => read(body, Row::Values),
+            k if k == Kind::Traces as u8 => read(body, Row::Traces),
+            k if k == Kind::Detail as u8 => read(body, Row::Detail),
             k if k == Kind::Site as u8 => read(body, Row::Site),
             _ => return Err(broken("no row of this kind is known")),
         };

@@ -1,20 +1,23 @@
 //! The site stage: one tenant as a whole. Merges the partial sums, says whether an attack is on, keeps the incident.
 
+use super::details;
 use super::env::Env;
 use super::frame::Partial;
 use super::incident;
 use super::io::{Effects, Output};
 use super::key::Key;
-use super::row::{Recent, Row, SiteRow};
+use super::row::{ActivitySum, Recent, Row, SiteRow};
 use super::surge;
 use super::task::Task;
 use crate::decide::{Case, Decision, Manner, Standing, decide};
 use crate::detect::{Campaign, CampaignBounds, Found, Moments, Reference, Tried, hour_of_week};
-use crate::event::{AttackState, AttackStatus, ChallengePolicy, Entity, Millis, Mode};
+use crate::event::{ActivitySlice, AttackState, AttackStatus, ChallengePolicy, Entity, Millis, Mode};
 use crate::topology::Playbook;
 use crate::window::{SLICES, Slices};
 
 const MINUTE: Millis = 60_000;
+/// Length of a slice of activity.
+const ACTIVITY_MS: Millis = 10_000;
 /// A status is published again at least this often while it holds.
 const REFRESH_MS: Millis = MINUTE;
 /// And with other traits at most this often.
@@ -78,6 +81,7 @@ impl SiteRow {
             traits_at: Millis::MIN,
             traits_are_news: false,
             incident: None,
+            activity: ActivitySum::default(),
             recent: Recent::default(),
         }
     }
@@ -124,6 +128,8 @@ pub(super) fn partial(task: &mut Task, env: &Env, partial: &Partial, fx: &mut Ef
     let key = Key::site(&partial.tenant);
     let mut row = task.view.take(&key, now).and_then(Row::site).unwrap_or_else(|| Box::new(SiteRow::new(env, now)));
     let Partial { attempts, failures, known_failures, unknown, stopped, refused, .. } = *partial;
+    tell_activity(&partial.tenant, &mut row, now, fx);
+    row.activity.add(partial);
     row.minute.add(partial.at, [attempts, failures, unknown, stopped, refused, known_failures]);
     match &mut row.incident {
         Some(incident) => incident.merge(env, partial),
@@ -149,6 +155,7 @@ pub(super) fn due(task: &mut Task, env: &Env, key: &Key, fx: &mut Effects) {
     let now = task.now();
     let Some(mut row) = task.view.take(key, now).and_then(Row::site) else { return };
     let tenant = super::task::tenant_of(key).unwrap_or_default();
+    tell_activity(&tenant, &mut row, now, fx);
     judge(task, env, &tenant, &mut row, fx);
     let figures = row.figures(now);
     // Nobody is there any more: the next partial starts the watch again.
@@ -157,6 +164,48 @@ pub(super) fn due(task: &mut Task, env: &Env, key: &Key, fx: &mut Effects) {
         task.set_due(now.saturating_add(REFRESH_MS), key);
     }
     task.view.put(key.clone(), Row::Site(row), Millis::MAX);
+}
+
+impl ActivitySum {
+    fn add(&mut self, partial: &Partial) {
+        self.attempts += u64::from(partial.attempts) + u64::from(partial.stopped);
+        self.failures += u64::from(partial.failures) + u64::from(partial.known_failures);
+        self.unknown += u64::from(partial.unknown);
+        self.stopped += u64::from(partial.stopped);
+    }
+}
+
+/// Tells the slice of activity that is over by `now`, if there was any in it, and begins the one of `now`. What comes late,
+/// by a second at most, counts in the slice that goes on.
+fn tell_activity(tenant: &str, row: &mut SiteRow, now: Millis, fx: &mut Effects) {
+    let start = now.div_euclid(ACTIVITY_MS) * ACTIVITY_MS;
+    if start <= row.activity.start {
+        return;
+    }
+    let of = std::mem::replace(&mut row.activity, ActivitySum { start, ..ActivitySum::default() });
+    if of.attempts == 0 {
+        return;
+    }
+    let checked = of.attempts.saturating_sub(of.stopped) as f64;
+    let [unknown, _, failures] = row.reference.usual;
+    let [statistic, alarm_level] = row.campaign.highest(&row.reference).unwrap_or_default();
+    let whole = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    fx.push(Output::Activity(Box::new(ActivitySlice {
+        tenant: tenant.to_owned(),
+        application: None,
+        slice_start: of.start,
+        slice_end: of.start.saturating_add(ACTIVITY_MS),
+        attempts: whole(of.attempts),
+        failures: whole(of.failures),
+        unknown_accounts: whole(of.unknown),
+        stopped: whole(of.stopped),
+        usual_attempts: row.usual_attempts * ACTIVITY_MS as f64 / MINUTE as f64,
+        usual_failures: failures * checked,
+        usual_unknown_accounts: unknown * checked,
+        statistic,
+        alarm_level,
+        state: row.state,
+    })));
 }
 
 /// Lets the charts count, and learns from a block that ended.
@@ -393,6 +442,10 @@ fn campaign_verdict(
     let Decision { verdict, .. } = decide(playbook, manner, found, &mut Standing::default(), &case);
     if let Some(mut verdict) = verdict {
         verdict.evidence.clear();
+        if let Some(incident_id) = incident_id {
+            let by = [("playbook", verdict.playbook.as_str())];
+            details::action(incident_id, &verdict.verdict_id, entity, verdict.action, &by, [now, now], fx);
+        }
         fx.verdict(verdict);
     }
 }

@@ -5,6 +5,7 @@
 //! taught is unlearnt, and a note goes to the owner of each account it entered lately.
 
 use super::counts::Counter;
+use super::details::{self, About, Part, came_with};
 use super::dock::{Asked, Circumstances, Dock};
 use super::env::Env;
 use super::frame::{Item, Note, ProfileSum, Sourced};
@@ -22,7 +23,7 @@ use crate::detect::{
     CARRIED_MIN, CARRIED_OVER_MS, Carried, Deed, Found, Measures, Profile, SourceFacts, Standpoint, look,
     posterior as posterior_of, proxy,
 };
-use crate::event::{Activity, AttackState, Attempt, Entity, Millis, Outcome};
+use crate::event::{Activity, AttackState, Attempt, DetailKind, Entity, Millis, Outcome};
 use crate::topology::{Stage, Watched};
 use crate::window::{Hashed, Sighting, Slices, Timeliness, memory_ms};
 
@@ -79,6 +80,7 @@ pub(super) fn attempt(task: &mut Task, env: &Env, a: Attempt, fx: &mut Effects) 
     scene.hear(task.now(), env);
     scene.judge(task, env, fx);
     scene.remember_success(task, env, fx);
+    scene.tell_details(task, env, fx);
     scene.tell_site(task, env, fx);
     scene.close(task, env, fx);
 }
@@ -518,6 +520,18 @@ impl Scene {
         } else {
             None
         }
+    }
+
+    /// What the source was to an incident.
+    fn tell_details(&self, task: &mut Task, env: &Env, fx: &mut Effects) {
+        if self.timeliness == Timeliness::Late || self.a.activity != Activity::Login {
+            return;
+        }
+        let part = Part::of(&self.a, self.known_pair.is_none(), self.repeat);
+        let part = Part { blocked: self.blocked.len() as u64, ..part };
+        let (tenant, kind, who) = (&*self.a.tenant, DetailKind::Source, env.source(self.a.source));
+        let about = About { tenant, kind, who, value: &self.a.source };
+        details::note(task, env, about, part, || came_with(&self.a), fx);
     }
 
     fn tell_site(&mut self, task: &mut Task, env: &Env, fx: &mut Effects) {

@@ -11,15 +11,15 @@ use super::key::{Key, Kind};
 use super::playbooks::Playbooks;
 use super::row::{CapRow, ClockRow, PlaybooksRow, Row};
 use super::view::View;
-use super::{account, device, dock, intake, site, source, traits};
+use super::{account, details, device, dock, intake, site, source, traits};
 use crate::event::{AttackState, Entity, Exemption, Millis, Source};
 use crate::topology::{Cap, Exemptions, PlaybookChange, Stage};
-use crate::window::{Seen, Slices, slice_width};
+use crate::window::{Seen, Slices, Traces, slice_width};
 
 /// Most due rows fed at a time.
 pub const DUE_MAX: usize = 1_000;
 /// Kinds of rows that a task holds in hand from its opening: the store gives them all to [`Task::open`].
-pub const SINGLETONS: [Kind; 5] = [Kind::Clock, Kind::Control, Kind::Playbooks, Kind::Seen, Kind::Due];
+pub const SINGLETONS: [Kind; 6] = [Kind::Clock, Kind::Control, Kind::Playbooks, Kind::Seen, Kind::Traces, Kind::Due];
 
 /// A changed row: key, and its bytes or `None` for a removal.
 pub type Write = (Key, Option<Vec<u8>>);
@@ -35,6 +35,7 @@ pub struct Task {
     is_spokesman: bool,
     pub(super) view: View,
     pub(super) seen: Seen,
+    pub(super) traces: Traces,
     pub(super) clock: ClockRow,
     clock_changed: bool,
     due: BTreeSet<(Millis, Key)>,
@@ -44,6 +45,8 @@ pub struct Task {
     versions: BTreeMap<String, i64>,
     /// Tenants with sums that were not sent yet.
     pub(super) partials: BTreeSet<Box<str>>,
+    /// An incident became known since [`Task::turn_to`] was called, whose lines were not read.
+    has_new_incident: bool,
 }
 
 impl Task {
@@ -75,6 +78,7 @@ impl Task {
             is_spokesman: false,
             view: View::default(),
             seen: Seen::default(),
+            traces: Traces::default(),
             clock: ClockRow::default(),
             clock_changed: false,
             due: BTreeSet::new(),
@@ -82,8 +86,10 @@ impl Task {
             exemptions: Exemptions::default(),
             versions: BTreeMap::new(),
             partials: BTreeSet::new(),
+            has_new_incident: false,
         };
         let mut packs = Vec::new();
+        let mut traces = Vec::new();
         let mut changes = Vec::new();
         let mut heard = PlaybooksRow::default();
         for (key, row) in rows {
@@ -94,6 +100,7 @@ impl Task {
                 // What was refused when it came is refused again; it was counted then.
                 Row::Control(change) => drop(task.apply(&change)),
                 Row::Seen(pack) => packs.extend(key.as_seen().map(|number| (number, pack))),
+                Row::Traces(pack) => traces.extend(key.as_traces().map(|number| (number, pack))),
                 Row::Due => task.due.extend(key.as_due()),
                 Row::Partial(_)
                 | Row::Source(_)
@@ -106,6 +113,7 @@ impl Task {
                 | Row::Cap(_)
                 | Row::Usual(_)
                 | Row::Values(_)
+                | Row::Detail(_)
                 | Row::Site(_) => {}
             }
         }
@@ -114,6 +122,8 @@ impl Task {
         task.partials = waiting.filter_map(|(_, what)| tenant_of(what)).collect();
         packs.sort_by_key(|(number, _)| *number);
         task.seen = Seen::from_packs(packs);
+        traces.sort_by_key(|(number, _)| *number);
+        task.traces = Traces::from_packs(traces);
         (task.playbooks, task.env) = Playbooks::open(env, heard, changes, task.now());
         task
     }
@@ -162,10 +172,13 @@ impl Task {
     pub fn reads(&self, input: &Input<'_>, keys: &mut Vec<Key>) {
         let env = &*self.env;
         match input {
-            Input::Attempt(attempt) => source::reads(env, attempt, keys),
-            Input::Sourced(sourced) => account::reads(env, &sourced.attempt.tenant, &sourced.attempt.account, keys),
+            Input::Attempt(attempt) => {
+                source::reads(env, attempt, keys);
+                details::reads(self, env, &attempt.tenant, env.source(attempt.source), keys);
+            }
+            Input::Sourced(sourced) => self.reads_of_account(&sourced.attempt.tenant, &sourced.attempt.account, keys),
             Input::Device(sourced) => device::reads(env, &sourced.attempt, keys),
-            Input::Note(note) => account::reads(env, &note.tenant, &note.account, keys),
+            Input::Note(note) => self.reads_of_account(&note.tenant, &note.account, keys),
             Input::Partial(partial) => {
                 site::reads(partial, keys);
                 traits::reads(env, partial, keys);
@@ -177,16 +190,23 @@ impl Task {
         }
     }
 
+    fn reads_of_account(&self, tenant: &str, account: &str, keys: &mut Vec<Key>) {
+        account::reads(&self.env, tenant, account, keys);
+        details::reads(self, &self.env, tenant, self.env.account(tenant, account), keys);
+    }
+
     /// Rows in hand; the loop loads into it what `reads` named.
     pub fn view_mut(&mut self) -> &mut View {
         &mut self.view
     }
 
     /// Whether the plan is another one for the input that comes next, or became one by an input since
-    /// [`Task::turn_to`] was called: then what was read for inputs ahead may not be all that they touch.
+    /// [`Task::turn_to`] was called, or an incident became known since: then what was read for inputs ahead may not be all that they touch.
     #[must_use]
     pub fn turns_at(&self, input: &Input<'_>) -> bool {
-        self.playbooks.has_turned || input.at().is_some_and(|at| self.playbooks.ends_by(at.max(self.now())))
+        self.playbooks.has_turned
+            || self.has_new_incident
+            || input.at().is_some_and(|at| self.playbooks.ends_by(at.max(self.now())))
     }
 
     /// Brings the plan to the time of the input that comes next.
@@ -195,6 +215,7 @@ impl Task {
             self.end_overrides(at.max(self.now()), fx);
         }
         self.playbooks.has_turned = false;
+        self.has_new_incident = false;
     }
 
     /// One step. Deterministic in the input and the rows.
@@ -322,8 +343,13 @@ impl Task {
             if self.versions.get(&change.name()).is_some_and(|known| *known >= change.version()) {
                 continue;
             }
+            let opened = self.opened_by(&change);
             if self.apply(&change).is_err() {
                 fx.count(Counter::RefusedControl);
+            }
+            if let Some((tenant, incident_id, since)) = opened {
+                self.has_new_incident = true;
+                details::look_back(self, env, &tenant, &incident_id, since, fx);
             }
             self.view.put(Key::control(&change.name()), Row::Control(Box::new(change.clone())), Millis::MAX);
             news.push(change);
@@ -342,6 +368,14 @@ impl Task {
             fx.push(Output::MarkAll { to: Stage::Account, mark: Mark { at: now, changes: news } });
             fx.push(Output::MarkAll { to: Stage::Site, mark: Mark { at: now, changes: of_site } });
         }
+    }
+
+    /// The incident of a tenant that becomes known by a change, and when it began.
+    fn opened_by(&self, change: &ControlChange) -> Option<(Box<str>, Box<str>, Millis)> {
+        let ControlChange::Status { tenant, status: Some(status), .. } = change else { return None };
+        let incident_id = status.incident_id.clone()?;
+        let is_new = self.told_incident(tenant) != Some(&*incident_id);
+        is_new.then(|| (tenant.clone(), incident_id, status.since))
     }
 
     /// # Errors
@@ -368,6 +402,11 @@ impl Task {
     /// open.
     pub(super) fn status_of(&self, tenant: &str) -> Option<&StatusChange> {
         self.statuses.get(tenant).filter(|status| status.expires_at > self.now())
+    }
+
+    /// The incident of a tenant that the marks told of last, expired or not.
+    pub(super) fn told_incident(&self, tenant: &str) -> Option<&str> {
+        self.statuses.get(tenant)?.incident_id.as_deref()
     }
 
     /// A tenant's state as the marks told it; CALM once it has expired.
@@ -437,6 +476,7 @@ impl Task {
                 }
             }
             k if k == Kind::Site as u8 => site::due(self, env, &what, fx),
+            k if k == Kind::Detail as u8 => details::due(self, &what, fx),
             _ => {}
         }
     }
@@ -500,6 +540,13 @@ impl Task {
         for number in gone {
             self.view.remove(Key::seen(number));
         }
+        let (packs, gone) = self.traces.seal(self.now());
+        for (number, pack) in packs {
+            self.view.put(Key::traces(number), Row::Traces(pack), Millis::MAX);
+        }
+        for number in gone {
+            self.view.remove(Key::traces(number));
+        }
         if std::mem::take(&mut self.clock_changed) {
             self.view.put(Key::clock(), Row::Clock(self.clock.clone()), Millis::MAX);
         }
@@ -510,6 +557,7 @@ impl Task {
     pub(super) fn sweep(&mut self) {
         let now = self.now();
         self.seen.seal(now, self.env.limits.seen_ms());
+        self.traces.seal(now);
         self.view.sweep(now);
     }
 

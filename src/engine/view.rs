@@ -198,7 +198,7 @@ impl View {
 
 /// Kinds that a task holds in hand beside the view, and writes without having read them there.
 fn is_written_blindly(key: &Key) -> bool {
-    [Kind::Clock, Kind::Control, Kind::Playbooks, Kind::Seen, Kind::Due]
+    [Kind::Clock, Kind::Control, Kind::Playbooks, Kind::Seen, Kind::Traces, Kind::Due]
         .iter()
         .any(|kind| *kind as u8 == key.kind_byte())
 }

@@ -17,8 +17,9 @@ pub use attempt::Attempt;
 pub use entity::{Entity, Scope, split_key};
 pub use login_event::{Activity, ChallengeResult, FailureReason, LoginEvent, Method, Outcome};
 pub use record::{
-    Action, AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, Compromise, Counted, Disposition, Exemption,
-    Incident, IncidentKind, IncidentState, Mode, Receipt, ReceiptOutcome, Related, Severity, Trait, Verdict,
+    Action, ActivitySlice, AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, Compromise, Counted, DetailKind,
+    Disposition, Exemption, Incident, IncidentDetail, IncidentKind, IncidentState, Mode, Receipt, ReceiptOutcome,
+    Related, Severity, Trait, Verdict,
 };
 pub use reject::{Reason, Reject};
 

@@ -53,6 +53,13 @@ named! {
     }
 }
 
+named! {
+    /// What a line behind an incident tells.
+    DetailKind default Other {
+        Other = "OTHER", Target = "TARGET", Source = "SOURCE", Minute = "MINUTE", Action = "ACTION", Trail = "TRAIL",
+    }
+}
+
 impl Action {
     /// Which of two actions on one entity shows: the larger. Distinct for every action.
     #[must_use]
@@ -180,6 +187,51 @@ pub struct Incident {
     pub top_user_agents: Vec<Counted>,
     pub playbooks: Vec<String>,
     pub disposition: Disposition,
+}
+
+/// One line of what stands behind an incident. Its key is [`IncidentDetail::key`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IncidentDetail {
+    pub incident_id: String,
+    pub kind: DetailKind,
+    /// An account, an address or range, the start of a minute in milliseconds, a verdict's or command's id, an event's id.
+    pub value: String,
+    /// Names are not sealed yet.
+    pub sealed_account: Option<Vec<u8>>,
+    pub counts: BTreeMap<String, i64>,
+    pub first_at: Millis,
+    pub last_at: Millis,
+    /// What the line is about, by name, where its value is an id; and what an address came with.
+    #[serde(default)]
+    pub about: BTreeMap<String, String>,
+}
+
+impl IncidentDetail {
+    /// `incident_id|KIND|value`.
+    #[must_use]
+    pub fn key(&self) -> String {
+        format!("{}|{}|{}", self.incident_id, self.kind.as_str(), self.value)
+    }
+}
+
+/// Ten seconds of a tenant's logins beside what is usual, and how near an alarm is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ActivitySlice {
+    pub tenant: String,
+    /// `None`: all of them together, which is what is told.
+    pub application: Option<String>,
+    pub slice_start: Millis,
+    pub slice_end: Millis,
+    pub attempts: i64,
+    pub failures: i64,
+    pub unknown_accounts: i64,
+    pub stopped: i64,
+    pub usual_attempts: f64,
+    pub usual_failures: f64,
+    pub usual_unknown_accounts: f64,
+    pub statistic: f64,
+    pub alarm_level: f64,
+    pub state: AttackState,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -28,6 +28,12 @@ impl Wiring {
 /// Largest part of a bad record that a dead letter keeps.
 pub(super) const DEAD_LETTER_BYTES_MAX: usize = 256 << 10;
 
+/// Public topics that the stages write.
+pub(super) const OUTPUTS: [&str; 8] = [
+    "verdicts", "blocklist", "attack-status", "incidents", "incident-details", "activity", "known-pairs",
+    "login-events-dlq",
+];
+
 /// Collects what steps bring about and hands it to the log.
 #[derive(Debug)]
 pub struct Outbox {
@@ -43,8 +49,7 @@ impl Outbox {
     #[must_use]
     pub fn new(wiring: Arc<Wiring>) -> Self {
         let inputs = Stage::ALL.into_iter().map(|stage| (stage, wiring.topics.input(stage).into())).collect();
-        let names = ["verdicts", "blocklist", "attack-status", "incidents", "known-pairs", "login-events-dlq"];
-        let names = names.into_iter().map(|name| (name, wiring.topics.public(name).into())).collect();
+        let names = OUTPUTS.into_iter().map(|name| (name, wiring.topics.public(name).into())).collect();
         Outbox { wiring, frames: BTreeMap::new(), inputs, names, sent_bytes: 0 }
     }
 
@@ -82,6 +87,11 @@ impl Outbox {
             Output::Incident(incident) => {
                 let key = incident.incident_id.clone();
                 self.record(log, "incidents", key, Some(&*incident), Vec::new())
+            }
+            Output::Detail(detail) => self.record(log, "incident-details", detail.key(), Some(&*detail), Vec::new()),
+            Output::Activity(slice) => {
+                let key = slice.tenant.clone();
+                self.record(log, "activity", key, Some(&*slice), Vec::new())
             }
             Output::KnownPair(pair) => {
                 let topic = self.topic("known-pairs");

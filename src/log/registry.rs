@@ -272,8 +272,8 @@ pub fn register_outputs(options: &RegistryOptions, prefix: &str) -> Result<Schem
             Failure::Away(why) => Error::Setup(format!("the schema registry does not answer: {why}")),
         })?;
     }
-    let [verdict, blocklist_entry, attack_status, incident, receipt] = ids;
-    Ok(SchemaIds { verdict, blocklist_entry, attack_status, incident, receipt })
+    let [verdict, blocklist_entry, attack_status, incident, receipt, incident_detail, activity] = ids;
+    Ok(SchemaIds { verdict, blocklist_entry, attack_status, incident, receipt, incident_detail, activity })
 }
 
 /// Registers one schema under a subject, as a publisher would, and gives its id.
@@ -617,11 +617,20 @@ mod tests {
             (200, r#"{"id":12}"#.to_owned()),
             (200, r#"{"id":13}"#.to_owned()),
         ];
-        answers.extend([14, 15].map(|id| (200, format!(r#"{{"id":{id}}}"#))));
+        answers.extend([14, 15, 16, 17].map(|id| (200, format!(r#"{{"id":{id}}}"#))));
         let (mut options, asked) = server(answers);
         options.login = Some(("user".to_owned(), "secret".to_owned()));
         let ids = register_outputs(&options, "p.").unwrap();
-        assert_eq!(ids, SchemaIds { verdict: 11, blocklist_entry: 12, attack_status: 13, incident: 14, receipt: 15 });
+        let expected = SchemaIds {
+            verdict: 11,
+            blocklist_entry: 12,
+            attack_status: 13,
+            incident: 14,
+            receipt: 15,
+            incident_detail: 16,
+            activity: 17,
+        };
+        assert_eq!(ids, expected);
         let asked: Vec<String> = asked.try_iter().collect();
         let paths: Vec<&str> = asked.iter().map(|r| r.split(' ').nth(1).unwrap_or_default()).collect();
         let expected = [
@@ -631,6 +640,8 @@ mod tests {
             "/subjects/p.attack-status-value",
             "/subjects/p.incidents-value",
             "/subjects/p.receipts-value",
+            "/subjects/p.incident-details-value",
+            "/subjects/p.activity-value",
         ];
         assert_eq!(paths, expected);
         assert!(asked.iter().all(|r| r.contains("authorization: Basic dXNlcjpzZWNyZXQ=")), "{asked:?}");

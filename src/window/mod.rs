@@ -10,6 +10,7 @@ mod seen;
 mod slices;
 mod tally;
 mod tops;
+mod traces;
 
 pub use clock::{StreamClock, Timeliness, Timing};
 pub use distinct::{Distinct, EXACT_MAX, Ever};
@@ -18,3 +19,4 @@ pub use seen::{Seen, SeenPack, Sighting};
 pub use slices::{SLICES, Slices, slice_width};
 pub use tally::{Heard, Kind, REPEATS_MAX, Repeats, Tally, memory_ms};
 pub use tops::Tops;
+pub use traces::{TRACES_KEPT_MS, TRACES_MAX, Trace, TracePack, Traces, Trial};

@@ -51,6 +51,8 @@ impl Heard {
                 Output::Verdict(verdict) => self.verdicts.push(*verdict),
                 Output::Block(_)
                 | Output::KnownPair(_)
+                | Output::Detail(_)
+                | Output::Activity(_)
                 | Output::DeadLetter(_)
                 | Output::Playbook(_)
                 | Output::Item { .. }

@@ -214,6 +214,8 @@ fn invariants(emitted: &[Emission]) -> Result<(), TestCaseError> {
             Output::Status(_)
             | Output::Incident(_)
             | Output::KnownPair(_)
+            | Output::Detail(_)
+            | Output::Activity(_)
             | Output::DeadLetter(_)
             | Output::Playbook(_)
             | Output::Item { .. }

@@ -27,6 +27,7 @@ mod edge_load;
 mod explain;
 mod follow;
 mod forgotten;
+mod incident_details;
 mod instances;
 mod job;
 mod known_pairs;

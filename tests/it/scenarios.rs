@@ -263,8 +263,8 @@ fn shown(emitted: &[Emission], counts: &Counts) -> String {
                     "lift": change.entity.key(), "cause": change.cause, "generation": since_start(*generation),
                 }),
             },
-            // Shown by `known_pairs`.
-            Output::KnownPair(_) => continue,
+            // Shown by `known_pairs` and `incident_details`.
+            Output::KnownPair(_) | Output::Detail(_) | Output::Activity(_) => continue,
             Output::Status(s) if s.state == state => {
                 refreshed += 1;
                 continue;

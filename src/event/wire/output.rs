@@ -30,29 +30,41 @@ pub struct SchemaIds {
     pub attack_status: u32,
     pub incident: u32,
     pub receipt: u32,
+    pub incident_detail: u32,
+    pub activity: u32,
 }
 
 impl Default for SchemaIds {
     fn default() -> Self {
-        SchemaIds { verdict: 2, blocklist_entry: 3, attack_status: 4, incident: 5, receipt: 6 }
+        SchemaIds {
+            verdict: 2,
+            blocklist_entry: 3,
+            attack_status: 4,
+            incident: 5,
+            receipt: 6,
+            incident_detail: 7,
+            activity: 8,
+        }
     }
 }
 
 /// The bundled schema of every output record, with what it is called in a registry.
-pub const OUTPUT_SCHEMAS: [(&str, &str); 5] = [
+pub const OUTPUT_SCHEMAS: [(&str, &str); 7] = [
     ("verdicts", include_str!("../../../schemas/verdict.avsc")),
     ("blocklist", include_str!("../../../schemas/blocklist-entry.avsc")),
     ("attack-status", include_str!("../../../schemas/attack-status.avsc")),
     ("incidents", include_str!("../../../schemas/incident.avsc")),
     ("receipts", include_str!("../../../schemas/receipt.avsc")),
+    ("incident-details", include_str!("../../../schemas/incident-detail.avsc")),
+    ("activity", include_str!("../../../schemas/activity.avsc")),
 ];
 
 /// Writes output records.
 #[derive(Debug)]
 pub struct Encoder {
     format: Format,
-    ids: [u32; 5],
-    schemas: [Schema; 5],
+    ids: [u32; OUTPUT_SCHEMAS.len()],
+    schemas: [Schema; OUTPUT_SCHEMAS.len()],
 }
 
 impl Encoder {
@@ -66,8 +78,11 @@ impl Encoder {
         };
         Ok(Encoder {
             format,
-            ids: [ids.verdict, ids.blocklist_entry, ids.attack_status, ids.incident, ids.receipt],
-            schemas: [parse(0)?, parse(1)?, parse(2)?, parse(3)?, parse(4)?],
+            ids: [
+                ids.verdict, ids.blocklist_entry, ids.attack_status, ids.incident, ids.receipt, ids.incident_detail,
+                ids.activity,
+            ],
+            schemas: [parse(0)?, parse(1)?, parse(2)?, parse(3)?, parse(4)?, parse(5)?, parse(6)?],
         })
     }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::log::follow::FOLLOW_GROUP;
+use crate::log::outbox::OUTPUTS;
 use crate::topology::{Stage, Topics};
 
 /// A kind of client. Each should have a user of its own.
@@ -128,11 +129,7 @@ pub fn acls(topics: &Topics, role: Role, group: Option<&str>) -> Vec<Acl> {
             vec![
                 topic(read, &[Read], "login events, and control"),
                 topic(internal, &[Read, Write], "between the stages, and their memory"),
-                topic(
-                    public(&["verdicts", "blocklist", "attack-status", "incidents", "known-pairs", "login-events-dlq"]),
-                    &[Write],
-                    "what comes out",
-                ),
+                topic(public(&OUTPUTS), &[Write], "what comes out"),
                 topic(public(&["receipts"]), &[Describe], "the sinks' own; whether it is there"),
                 on(Resource::Group, Pattern::Literal, vec![topics.group()], &[Read], "the group of the stages"),
                 on(
@@ -168,7 +165,9 @@ pub fn acls(topics: &Topics, role: Role, group: Option<&str>) -> Vec<Acl> {
         }
         Role::Publisher => vec![topic(public(&["login-events"]), &[Write], "login events")],
         Role::Subscriber => {
-            let topics_read = public(&["verdicts", "blocklist", "attack-status", "incidents", "receipts"]);
+            let topics_read = public(&[
+                "verdicts", "blocklist", "attack-status", "incidents", "incident-details", "activity", "receipts",
+            ]);
             let (pattern, name) = match group {
                 Some(group) => (Pattern::Literal, group.to_owned()),
                 None => (Pattern::Prefixed, format!("{}subscriber-", topics.prefix())),
@@ -179,10 +178,13 @@ pub fn acls(topics: &Topics, role: Role, group: Option<&str>) -> Vec<Acl> {
             ]
         }
         Role::Operator => {
-            let asked = public(&["blocklist", "exemptions", "verdicts", "receipts", "attack-status"]);
+            let asked = public(&[
+                "blocklist", "exemptions", "verdicts", "receipts", "attack-status", "incidents", "incident-details",
+                "activity",
+            ]);
             vec![
                 topic(public(&["playbooks"]), &[Read, Write], "playbooks, while the job runs"),
-                topic(asked, &[Read], "portcullis explain"),
+                topic(asked, &[Read], "portcullis explain, incident, console"),
                 follow_group,
             ]
         }

@@ -280,6 +280,8 @@ impl Stored {
                 | Output::Block(_)
                 | Output::Incident(_)
                 | Output::KnownPair(_)
+                | Output::Detail(_)
+                | Output::Activity(_)
                 | Output::DeadLetter(_)
                 | Output::Playbook(_) => {
                     self.emitted.push(Emission { at, output });

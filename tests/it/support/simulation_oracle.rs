@@ -164,6 +164,8 @@ fn replay_intake(world: &World, partition: i32, input: &[Incoming], expected: &m
                 | Output::Status(_)
                 | Output::Incident(_)
                 | Output::KnownPair(_)
+                | Output::Detail(_)
+                | Output::Activity(_)
                 | Output::Playbook(_) => expected.take((Stage::Intake, partition), output, world),
             }
         }
@@ -248,6 +250,14 @@ impl Expected {
             Output::Incident(incident) => {
                 let value = json("incidents", &*incident);
                 self.publish("incidents", incident.incident_id.clone(), Some(value), Vec::new());
+            }
+            Output::Detail(detail) => {
+                let value = json("incident-details", &*detail);
+                self.publish("incident-details", detail.key(), Some(value), Vec::new());
+            }
+            Output::Activity(slice) => {
+                let value = json("activity", &*slice);
+                self.publish("activity", slice.tenant.clone(), Some(value), Vec::new());
             }
             Output::KnownPair(pair) => {
                 let key = key_text("known-pairs", &pair.key.to_be_bytes());
@@ -408,14 +418,15 @@ fn key_text(topic: &str, key: &[u8]) -> String {
 /// Public topics, key by key. Once compaction has run, only the last record of a key is sure to be there.
 fn check_public(world: &World, rest: &Rest, expected: &Expected, faults: &mut Faults) {
     let mut found: BTreeMap<(&'static str, String), Vec<Public>> = BTreeMap::new();
-    for topic in ["verdicts", "blocklist", "attack-status", "incidents", "known-pairs"] {
+    for topic in ["verdicts", "blocklist", "attack-status", "incidents", "incident-details", "activity", "known-pairs"]
+    {
         for record in world.cluster.records(topic) {
             let key = key_text(topic, &record.key.unwrap_or_default());
             found.entry((topic, key)).or_default().push((record.value, record.headers));
         }
     }
     for place in found.keys().chain(expected.public.keys()).cloned().collect::<BTreeSet<_>>() {
-        let is_compacted = place.0 != "verdicts" && rest.told.cleanings > 0;
+        let is_compacted = !["verdicts", "activity"].contains(&place.0) && rest.told.cleanings > 0;
         let what = format!("{}, {}", place.0, place.1);
         let (found, must) = (found.remove(&place).unwrap_or_default(), expected.public.get(&place));
         let must: &[Public] = must.map_or(&[], Vec::as_slice);
