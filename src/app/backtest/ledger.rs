@@ -342,7 +342,7 @@ impl Ledger {
         };
         let sums = [Some(&mut self.all), Some(self.sums.entry(playbook.clone()).or_default())];
         let place = answer.verdict_id.as_deref().filter(|_| by_entry).and_then(|id| self.of_verdicts.get(id).copied());
-        let mut entity = place.and_then(|place| self.entities.get_mut(place));
+        let entity = place.and_then(|place| self.entities.get_mut(place));
         let n = u64::from(attempt.count);
         for sum in sums.into_iter().flatten() {
             let figures = &mut sum.figures;
@@ -356,7 +356,7 @@ impl Ledger {
                 sum.users(fate, known_user, account);
             }
         }
-        if let Some(entity) = entity.as_deref_mut() {
+        if let Some(entity) = entity {
             match (attempt.is_stopped(), fate) {
                 (true, _) | (_, Fate::Spared) => {}
                 (false, Fate::Denied) => entity.attempts_denied += n,
@@ -402,6 +402,8 @@ impl Ledger {
                 }
                 Output::KnownPair(_)
                 | Output::DeadLetter(_)
+                | Output::Detail(_)
+                | Output::Activity(_)
                 | Output::Playbook(_)
                 | Output::Item { .. }
                 | Output::MarkAll { .. } => {}

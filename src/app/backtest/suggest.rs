@@ -214,6 +214,8 @@ impl Sweep {
                     | Output::Status(_)
                     | Output::Incident(_)
                     | Output::DeadLetter(_)
+                    | Output::Detail(_)
+                    | Output::Activity(_)
                     | Output::Playbook(_)
                     | Output::Item { .. }
                     | Output::MarkAll { .. } => {}
@@ -245,13 +247,7 @@ impl Sweep {
         let own = self.playbook.trigger.get(&self.measure).and_then(|bound| bound.at_least);
         let own = own.map(|least| least.at(AttackState::Calm));
         let tried = self.thresholds.iter().zip(&self.fired).map(|(threshold, fired)| {
-            let mut entities: Vec<u64> = Vec::with_capacity(fired.len());
-            // How many are in both sets does not depend on the order.
-            #[expect(clippy::iter_over_hash_type, reason = "only the number of them is used")]
-            for (entity, _) in fired {
-                entities.push(*entity);
-            }
-            let with_known = entities.iter().filter(|entity| self.good.contains(entity)).count() as u64;
+            let with_known = fired.iter().filter(|(entity, _)| self.good.contains(entity)).count() as u64;
             Tried {
                 threshold: *threshold,
                 is_now: own.is_some_and(|own| own.total_cmp(threshold).is_eq()),
