@@ -23,6 +23,8 @@ const MINUTE: Millis = 60_000;
 const DAY: Millis = 86_400_000;
 const BAD: &str = "203.0.113.7";
 
+type Words<'a> = &'a [&'a dyn AsRef<std::ffi::OsStr>];
+
 /// A folder of playbooks and a file of events.
 struct Desk(tempfile::TempDir);
 
@@ -59,7 +61,7 @@ impl Desk {
         file
     }
 
-    fn output(&self, arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
+    fn output(&self, arguments: Words<'_>) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
         command.current_dir(repository()).args(["--log", "warn", "backtest"]);
         command.args(arguments.iter().map(AsRef::as_ref));
@@ -67,14 +69,14 @@ impl Desk {
     }
 
     #[track_caller]
-    fn report(&self, arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Value {
+    fn report(&self, arguments: Words<'_>) -> Value {
         let output = self.output(&[arguments, &[&"--output", &"json"]].concat());
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// Exit code and words of what is refused.
-    fn refused(&self, arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> (Option<i32>, String) {
+    fn refused(&self, arguments: Words<'_>) -> (Option<i32>, String) {
         let output = self.output(arguments);
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     }
@@ -318,9 +320,9 @@ fn a_threshold_keeps_a_budget_of_false_positives() {
     assert_eq!((below(1.0), below(4.0)), (&[1.0, 2.0, 1.0], &[4.0, 2.0, 1.0]));
     assert_eq!((below(5.0), below(6.0), below(7.0)), (&[5.0, 1.0, 0.0], &[6.0, 1.0, 0.0], &[7.0, 0.0, 0.0]));
     // Honest is who known people log in from: only the office. If all were, seven would be it.
-    let found = |s: &Value| [&s["threshold"], &s["threshold_if_all_are_honest"]].map(|t| t.as_f64().unwrap());
-    assert_eq!(found(&suggested), [5.0, 7.0]);
-    assert_eq!(found(&suggest("7/week")), [1.0, 5.0]);
+    let found = |s: &Value| [&s["threshold"], &s["threshold_if_all_are_honest"]].map(Value::clone);
+    assert_eq!(found(&suggested), [json!(5.0), json!(7.0)]);
+    assert_eq!(found(&suggest("7/week")), [json!(1.0), json!(5.0)]);
     let own: Vec<f64> = suggested["tried"]
         .as_array()
         .unwrap()
@@ -338,7 +340,7 @@ fn what_makes_no_sense_is_refused_with_what_to_do() {
     let broken = desk.fanout("broken", 3, &[("over: 10m", "over: soon")]);
     let empty = desk.path("empty");
     std::fs::create_dir_all(&empty).unwrap();
-    let cases: &[(&[&dyn AsRef<std::ffi::OsStr>], &[&str])] = &[
+    let cases: &[(Words<'_>, &[&str])] = &[
         (&[], &["--events FILE", "--from TIME"]),
         (&[&"--events", &file, &"--playbooks", &broken], &["fanout.yaml", "`soon` is no duration"]),
         (&[&"--events", &file, &"--against", &broken], &["fanout.yaml", "`soon` is no duration"]),
