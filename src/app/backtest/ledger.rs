@@ -382,25 +382,25 @@ impl Ledger {
     fn take(&mut self, emissions: Vec<Emission>, counts: bool, teaches: bool) {
         for Emission { at, output } in emissions {
             match output {
-                Output::Verdict(verdict) => {
+                Output::Verdict(verdict) if counts => {
                     self.story.verdict(at, &verdict);
-                    if counts {
-                        self.verdict(at, &verdict);
-                    }
+                    self.verdict(at, &verdict);
                 }
                 Output::Block(change) => self.block(at, &change),
                 Output::Status(status) => {
-                    self.story.status(&status);
+                    self.story.status(&status, counts);
                     // What has just been made can be written down.
                     if let Ok(value) = serde_json::to_vec(&status) {
                         self.lists.status(status.tenant.as_bytes(), Some(&value));
                     }
                 }
-                Output::Incident(incident) => self.story.incident(&incident),
+                Output::Incident(incident) if counts => self.story.incident(&incident),
                 Output::KnownPair(pair) if teaches || pair.day.is_none() => {
                     self.lists.pair(&pair.key.to_be_bytes(), pair.value().as_ref().map(|value| &value[..]));
                 }
-                Output::KnownPair(_)
+                Output::Verdict(_)
+                | Output::Incident(_)
+                | Output::KnownPair(_)
                 | Output::DeadLetter(_)
                 | Output::Detail(_)
                 | Output::Activity(_)

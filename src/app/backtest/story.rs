@@ -62,9 +62,11 @@ impl Story {
         self.incidents.insert(id, Noticed { tenant: incident.tenant.as_str().into(), from: incident.started_at, to });
     }
 
-    pub(super) fn status(&mut self, status: &AttackStatus) {
+    /// `counts`: what begins before that is not told.
+    pub(super) fn status(&mut self, status: &AttackStatus, counts: bool) {
         let before = self.states.insert(status.tenant.as_str().into(), status.state).unwrap_or(AttackState::Calm);
-        if status.state == AttackState::Attack && before != AttackState::Attack && self.has_room() {
+        let begins = status.state == AttackState::Attack && before != AttackState::Attack;
+        if begins && counts && self.has_room() {
             self.attacks.entry(status.tenant.as_str().into()).or_default().push(status.updated_at);
         }
     }
