@@ -7,7 +7,7 @@
 //! A partition is read from the first record that is not older than the range to the first that is younger, and
 //! [`DISORDER_MS`] beyond, since times within a partition need not ascend; records outside of the range are left out. The
 //! one that is oldest among the heads of all partitions is given out first. That needs a head of each, so what one
-//! partition is ahead of the others waits here, at most [`HELD_MAX`] records of it. Committed records only.
+//! partition is ahead of the others waits here, at most [`HELD_MAX`] records and [`HELD_BYTES_MAX`] of it. Committed records only.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -23,6 +23,8 @@ use crate::event::Millis;
 
 /// Most records of a partition that wait for the other partitions; beyond it the partition is paused.
 pub const HELD_MAX: usize = 4_096;
+/// The same in bytes of their values.
+pub const HELD_BYTES_MAX: usize = 16 << 20;
 /// How long after the end of the range a record may stand in its partition and still be found.
 pub const DISORDER_MS: Millis = 600_000;
 /// Polls in a row that bring nothing before the ends are asked for again: what was to be read may have been deleted.
@@ -46,6 +48,7 @@ struct Lane {
     is_read: bool,
     is_paused: bool,
     held: VecDeque<Incoming>,
+    held_bytes: usize,
 }
 
 /// A reader of a range of one topic.
@@ -98,7 +101,7 @@ impl RangeReader {
                 assigned.add_partition_offset(topic, partition, Offset::Offset(start)).map_err(|e| broken(&e))?;
                 reader.offsets += (end - start).unsigned_abs();
             }
-            reader.lanes.insert(partition, Lane { end, is_read, is_paused: false, held: VecDeque::new() });
+            reader.lanes.insert(partition, Lane { end, is_read, is_paused: false, held: VecDeque::new(), held_bytes: 0 });
         }
         reader.consumer.assign(&assigned).map_err(|e| broken(&e))?;
         Ok(reader)
@@ -153,7 +156,8 @@ impl RangeReader {
         let Some((_, partition)) = heads.min() else { return Ok(None) };
         let Some(lane) = self.lanes.get_mut(&partition) else { return Ok(None) };
         let record = lane.held.pop_front();
-        if lane.is_paused && lane.held.len() <= HELD_MAX / 2 {
+        lane.held_bytes -= record.as_ref().map_or(0, size);
+        if lane.is_paused && lane.held.len() <= HELD_MAX / 2 && lane.held_bytes <= HELD_BYTES_MAX / 2 {
             lane.is_paused = false;
             let list = one(&self.topic, partition);
             self.consumer.resume(&list).map_err(|e| broken(&e))?;
@@ -169,9 +173,10 @@ impl RangeReader {
         }
         lane.is_read = record.offset + 1 >= lane.end;
         if record.offset < lane.end {
+            lane.held_bytes += size(&record);
             lane.held.push_back(record);
         }
-        if lane.is_read || lane.held.len() >= HELD_MAX {
+        if lane.is_read || lane.held.len() >= HELD_MAX || lane.held_bytes >= HELD_BYTES_MAX {
             lane.is_paused = !lane.is_read;
             let list = one(&self.topic, partition);
             self.consumer.pause(&list).map_err(|e| broken(&e))?;
@@ -229,6 +234,10 @@ impl RangeReader {
             Error::Kafka(format!("{}[{partition}]: the cluster does not say where it ends: {e}", self.topic))
         })
     }
+}
+
+fn size(record: &Incoming) -> usize {
+    record.value.as_ref().map_or(0, Vec::len)
 }
 
 fn one(topic: &str, partition: i32) -> TopicPartitionList {
