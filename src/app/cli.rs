@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 use super::backtest::BacktestArgs;
 use super::clock::ProcessClock;
+use super::commands::{AllowArgs, BlockArgs, KillSwitchArgs, UnblockArgs, WatchArgs};
 use super::demo::DemoArgs;
 use super::edge::{EdgeArgs, EdgeContext};
 use super::explain::ExplainArgs;
@@ -25,8 +26,8 @@ use super::state::{StateArgs, StateCommand, StateContext};
 use super::telemetry::{self, LogFormat};
 use super::topics::TopicsArgs;
 use super::{
-    Connection, Ending, backtest, demo, edge, explain, playbooks, produce, replay, run, score, simulate, sink, state,
-    topics, topology,
+    Connection, Ending, backtest, commands, demo, edge, explain, playbooks, produce, replay, run, score, simulate,
+    sink, state, topics, topology,
 };
 use crate::console::{self, Shown};
 use crate::edge::server::Rate;
@@ -64,6 +65,11 @@ pub enum Command {
     Sink(SinkArgs),
     Edge(EdgeArgs),
     Explain(ExplainArgs),
+    Block(BlockArgs),
+    Unblock(UnblockArgs),
+    Allow(AllowArgs),
+    Watch(WatchArgs),
+    KillSwitch(KillSwitchArgs),
     /// Publish login events of a file
     Produce(ProduceArgs),
     Replay(ReplayArgs),
@@ -171,6 +177,11 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
             let done = explain::run(args, &connection(&settings)?, exemptions, || clock.now(), &mut out);
             done.map_err(wrong_or_refused)
         }
+        Command::Block(args) => commands::block(args, &connection(&plain()?)?, clock.now(), &mut out),
+        Command::Unblock(args) => commands::unblock(args, &connection(&plain()?)?, clock.now(), &mut out),
+        Command::Allow(args) => commands::allow(args, &connection(&plain()?)?, clock.now(), &mut out),
+        Command::Watch(args) => commands::watch(args, &connection(&plain()?)?, clock.now(), &mut out),
+        Command::KillSwitch(args) => commands::kill_switch(args, &connection(&plain()?)?, clock.now(), &mut out),
         Command::Produce(args) => {
             produce::run(args, &connection(&plain()?)?, || clock.now(), &*stop_on_signals()?, &mut out)
         }

@@ -3,6 +3,7 @@
 pub mod backtest;
 pub mod cli;
 pub mod clock;
+pub mod commands;
 mod connection;
 pub mod demo;
 pub mod edge;

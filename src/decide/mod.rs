@@ -3,5 +3,5 @@
 mod standing;
 mod verdict;
 
-pub use standing::{CLAIMS_MAX, Change, Claim, Shown, Standing};
+pub use standing::{CLAIMS_MAX, Change, Claim, OPERATOR, Shown, Standing};
 pub use verdict::{Case, Decision, Manner, decide, is_news, is_over, is_settled, verdict_id};

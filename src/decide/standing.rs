@@ -27,6 +27,8 @@ pub struct Claim {
     pub reason: Box<str>,
     /// Its playbook may keep the entity away from a whole machine, and not only from the login route.
     pub wide: bool,
+    /// The person whose wish it is; `None`: a playbook's.
+    pub actor: Option<Box<str>>,
 }
 
 impl Claim {
@@ -58,6 +60,8 @@ pub struct Shown {
     pub reason: Box<str>,
     /// That of the claim that shows: a wide claim behind a narrow one that lasts longer takes nobody's mail away.
     pub wide: bool,
+    /// The person whose wish it is; `None`: a playbook's.
+    pub actor: Option<Box<str>>,
 }
 
 /// A change of the published entry.
@@ -74,7 +78,12 @@ pub struct Standing {
     offences: Vec<Offence>,
     generation: i64,
     shown: Option<Shown>,
+    /// Until when a person keeps playbooks off the entity: their claims do not show.
+    lifted_until: Option<Millis>,
 }
+
+/// What stands in place of a playbook's id in a person's claim: no playbook can be called so.
+pub const OPERATOR: &str = "@operator";
 
 impl Standing {
     /// The claim of a playbook that is in force, in the same mode: a playbook that goes live does not go on with the
@@ -87,13 +96,30 @@ impl Standing {
     /// The strongest claim in force: what an edge does now.
     #[must_use]
     pub fn in_force(&self, now: Millis) -> Option<&Claim> {
-        self.claims.iter().filter(|c| c.live && c.until > now).max_by_key(|c| (c.action.strength(), c.until))
+        self.claims.iter().filter(|c| self.shows(c, now)).max_by_key(|c| (c.action.strength(), c.until))
     }
 
     /// Whether somebody is kept out now.
     #[must_use]
     pub fn blocked_by(&self, now: Millis) -> Option<&Claim> {
-        self.claims.iter().filter(|c| c.live && c.until > now && c.action == Action::Block).max_by_key(|c| c.until)
+        self.claims.iter().filter(|c| self.shows(c, now) && c.action == Action::Block).max_by_key(|c| c.until)
+    }
+
+    fn shows(&self, claim: &Claim, now: Millis) -> bool {
+        let is_lifted = claim.actor.is_none() && self.lifted_until.is_some_and(|end| end > now);
+        claim.live && claim.until > now && !is_lifted
+    }
+
+    /// A person lifts what restricts the entity, other people's wishes among it, and keeps playbooks off it until `until`.
+    pub fn lift(&mut self, until: Millis) {
+        self.claims.retain(|claim| claim.actor.is_none());
+        self.lifted_until = Some(until);
+    }
+
+    /// A person wants the entity restricted: what was lifted counts again.
+    pub fn ask(&mut self, claim: Claim) {
+        self.lifted_until = None;
+        self.add(claim);
     }
 
     /// Takes note of an offence and gives its number within the memory of the ladder, from 1.
@@ -149,6 +175,7 @@ impl Standing {
     /// Brings the published entry in line with the claims at stream time `now`; `None` when it already is.
     pub fn settle(&mut self, now: Millis) -> Option<Change> {
         self.claims.retain(|c| c.until > now);
+        self.lifted_until = self.lifted_until.filter(|end| *end > now);
         let wanted = self.in_force(now).map(|c| Shown {
             action: c.action,
             since: self.shown.as_ref().map_or(c.since, |s| s.since),
@@ -157,6 +184,7 @@ impl Standing {
             verdict_id: c.verdict_id.clone(),
             reason: c.reason.clone(),
             wide: c.wide,
+            actor: c.actor.clone(),
         });
         if wanted == self.shown {
             return None;
@@ -170,17 +198,17 @@ impl Standing {
         })
     }
 
-    /// When the next claim ends.
+    /// When the next claim, or a lift, ends.
     #[must_use]
     pub fn next_end(&self) -> Option<Millis> {
-        self.claims.iter().map(|c| c.until).min()
+        self.claims.iter().map(|c| c.until).chain(self.lifted_until).filter(|end| *end < Millis::MAX).min()
     }
 
     /// From when nothing of it matters any more: never while a claim is held, since its end must still be published.
     /// The generation is kept until stream time has passed it, so that the next one is larger without it.
     #[must_use]
     pub fn forgotten_at(&self) -> Millis {
-        if !self.claims.is_empty() {
+        if !self.claims.is_empty() || self.lifted_until.is_some() {
             return Millis::MAX;
         }
         let offences = self.offences.iter().map(|o| o.forgotten_at);
@@ -205,6 +233,7 @@ mod tests {
             verdict_id: playbook.into(),
             reason: "why".into(),
             wide: false,
+            actor: None,
         }
     }
 
@@ -223,6 +252,32 @@ mod tests {
             panic!("{changes:?}")
         };
         assert_eq!((shown.action, shown.until, shown.wide), (Action::Challenge, 900, false));
+    }
+
+    #[test]
+    fn a_person_lifts_what_playbooks_say_and_asks_for_more() {
+        let mut standing = Standing::default();
+        standing.add(claim("a", Action::Block, 0, 900));
+        standing.settle(0);
+        standing.lift(500);
+        assert!(matches!(standing.settle(100), Some(Change::Lift { generation: 100 })));
+        standing.add(claim("b", Action::Block, 200, 950));
+        assert_eq!(standing.settle(200), None, "nothing a playbook says shows");
+        assert!(standing.blocked_by(200).is_none());
+        let ada = Claim { actor: Some("ada".into()), ..claim(OPERATOR, Action::Challenge, 300, Millis::MAX) };
+        standing.ask(ada.clone());
+        let Some(Change::Put { shown, .. }) = standing.settle(300) else { panic!() };
+        assert_eq!((shown.action, &*shown.playbook), (Action::Block, "b"), "what was lifted counts again");
+        standing.lift(600);
+        assert!(matches!(standing.settle(400), Some(Change::Lift { .. })), "another person's wish goes as well");
+        let changes = standing.let_end(2_000);
+        let [Change::Put { shown, generation: 600 }, Change::Lift { generation: 950 }] = &changes[..] else {
+            panic!("{changes:?}")
+        };
+        assert_eq!((&*shown.playbook, shown.until), ("b", 950));
+        standing.ask(ada);
+        standing.settle(2_000);
+        assert_eq!((standing.next_end(), standing.forgotten_at()), (None, Millis::MAX), "it has no end");
     }
 
     #[test]

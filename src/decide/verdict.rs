@@ -109,6 +109,7 @@ pub fn decide(
         verdict_id: verdict.verdict_id.as_str().into(),
         reason: verdict.explanation.as_str().into(),
         wide: playbook.wide,
+        actor: None,
     });
     Decision { verdict: Some(Box::new(verdict)), change: standing.settle(now), due: standing.next_end() }
 }

@@ -5,14 +5,13 @@
 //! key stays until its own end. Exempted entries are held and not enforced: they come back when the exemption ends.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
 use crate::event::wire::{ACCOUNT_BYTES_MAX, TEXT_BYTES_MAX, USER_AGENT_BYTES_MAX};
-use crate::event::{BlocklistEntry, Exemption, Millis, Scope, Source, split_key};
+use crate::event::{BlocklistEntry, Exemption, Millis, Scope, Source, reserved_inside, split_key};
 use crate::topology::exemptions::{Exemptions, asn_of, canonical, is_tenant, pair_of, prefix_of};
 
 /// Most entries held.
@@ -28,24 +27,6 @@ const V4_LENGTH_MIN: u8 = 8;
 const V6_LENGTH_MIN: u8 = 16;
 
 const _: () = assert!(USER_AGENT_BYTES_MAX + TEXT_BYTES_MAX < ENTRY_BYTES_MAX);
-
-/// The first address of every range that must never be blocked ([`Source::is_blockable`] knows their extent): a range
-/// that holds one of these holds at least a part of it.
-const NEVER: [IpAddr; 13] = [
-    IpAddr::V4(Ipv4Addr::new(0, 0, 0, 0)),
-    IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)),
-    IpAddr::V4(Ipv4Addr::new(100, 64, 0, 0)),
-    IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)),
-    IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)),
-    IpAddr::V4(Ipv4Addr::new(172, 16, 0, 0)),
-    IpAddr::V4(Ipv4Addr::new(192, 168, 0, 0)),
-    IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)),
-    IpAddr::V4(Ipv4Addr::BROADCAST),
-    IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    IpAddr::V6(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0)),
-    IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)),
-    IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)),
-];
 
 /// Whose entries a sink applies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,7 +80,7 @@ pub enum Taken {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     Enforced,
-    /// Somebody exempt would be restricted.
+    /// Somebody exempt would be restricted, or the tenant's kill switch is thrown.
     Exempted,
     /// Its end is past.
     Ended,
@@ -179,6 +160,12 @@ impl Desired {
     /// The entries to be enforced at `now`, by key.
     pub fn enforced(&self, now: Millis) -> impl Iterator<Item = (&str, &BlocklistEntry)> {
         self.entries().filter(move |(_, entry)| self.standing(entry, now) == Standing::Enforced)
+    }
+
+    /// Whether the kill switch of a tenant is thrown whose entries are held.
+    #[must_use]
+    pub fn is_switched_off(&self, now: Millis) -> bool {
+        self.by_tenant.keys().any(|tenant| self.exemptions.covers_tenant(tenant, now).is_some())
     }
 
     /// Every held entry, by key.
@@ -298,7 +285,9 @@ impl Desired {
     fn standing_for(&self, tenant: Option<&str>, entry: &BlocklistEntry, now: Millis) -> Standing {
         if entry.until.is_some_and(|end| end <= now) {
             Standing::Ended
-        } else if self.exemptions.forbids(tenant, entry.scope, &entry.value, now) {
+        } else if self.exemptions.covers_tenant(&entry.tenant, now).is_some()
+            || self.exemptions.forbids(tenant, entry.scope, &entry.value, now)
+        {
             Standing::Exempted
         } else {
             Standing::Enforced
@@ -437,7 +426,7 @@ fn check_range(scope: Scope, value: &str) -> Result<(), Refusal> {
         IpNet::V4(_) => V4_LENGTH_MIN,
         IpNet::V6(_) => V6_LENGTH_MIN,
     };
-    if !Source::from(net.network()).is_blockable() || NEVER.iter().any(|address| net.contains(address)) {
+    if !Source::from(net.network()).is_blockable() || reserved_inside(&net) {
         Err(Refusal::Unblockable)
     } else if net.prefix_len() < length_min {
         Err(Refusal::TooWide)
@@ -477,7 +466,10 @@ fn check_entry(key: &str, entry: &BlocklistEntry) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
     use crate::event::Action;
+    use crate::event::RESERVED;
 
     const NOW: Millis = 1_561_682_490_000;
 
@@ -714,7 +706,7 @@ mod tests {
 
     #[test]
     fn a_range_that_holds_an_address_which_is_never_blockable_starts_before_or_at_its_first() {
-        for address in NEVER {
+        for address in RESERVED {
             assert!(!Source::from(address).is_blockable(), "{address}");
             let before = match address {
                 IpAddr::V4(v4) => v4.to_bits().checked_sub(1).map(|b| IpAddr::V4(Ipv4Addr::from_bits(b))),

@@ -254,7 +254,12 @@ impl<A: Adapter> Sink<A> {
     pub fn difference(&mut self, now: Millis) -> Result<Plan, Error> {
         let actual = self.adapter.read(now)?;
         let wanted = wanted(&self.desired, &self.edge, now);
-        Ok(plan(&wanted.elements, &actual, self.applied.as_deref(), self.shrink, now))
+        Ok(plan(&wanted.elements, &actual, self.applied.as_deref(), self.shrink_at(now), now))
+    }
+
+    /// A kill switch is a person's word that everything shall go.
+    fn shrink_at(&self, now: Millis) -> Shrink {
+        if self.desired.is_switched_off(now) { Shrink::Allowed } else { self.shrink }
     }
 
     /// Lets the list shrink by any part from now on: an operator confirmed it.
@@ -353,7 +358,7 @@ impl<A: Adapter> Sink<A> {
         self.status.not_wide = not_wide;
         self.status.over_capacity = over_capacity;
 
-        let plan = plan(&elements, &actual, self.applied.as_deref(), self.shrink, now);
+        let plan = plan(&elements, &actual, self.applied.as_deref(), self.shrink_at(now), now);
         let is_needed = plan.changes_anything() || actual.unsettled;
         let target = if is_needed { Arc::new(plan.target(elements, &actual)) } else { Arc::clone(&actual.elements) };
         let written = if is_needed { self.adapter.write(Arc::clone(&target), &plan, now)? } else { Written::default() };

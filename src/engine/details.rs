@@ -17,8 +17,9 @@ use crate::window::{Hashed, Trace, Trial};
 
 /// A line is told at once, and then at most this often.
 const TOLD_EVERY_MS: Millis = 10_000;
-/// How long after its last attempt a line goes on where it was.
-const KEPT_MS: Millis = 24 * 60 * 60_000;
+/// How long after its last attempt a line goes on where it was: attackers invent names without end, so one that rests for
+/// longer begins anew.
+const KEPT_MS: Millis = 60 * 60_000;
 /// Most steps of an intruder that are told of one account.
 const STEPS_MAX: u16 = 100;
 /// By how much an attack may be older than its epoch: the charts count blocks of attempts, and it may begin within the one

@@ -139,6 +139,12 @@ impl Dock {
             fx.count(Counter::Spared);
             return false;
         }
+        if manner.mode == Mode::Live && task.is_switched_off(&who.tenant) {
+            manner = Manner::shadow("kill_switch");
+            if is_settled(playbook, manner, standing, now) {
+                return false;
+            }
+        }
         if !cause.is_fresh || is_over(playbook, cause.arrived_at, now) {
             fx.count(Counter::TooOldToEnforce);
             return false;
@@ -172,6 +178,29 @@ impl Dock {
         let opened = decision.verdict.is_some();
         publish(decision, who, cause.incident_id, fx);
         opened
+    }
+
+    /// What a person asks for.
+    pub(super) fn change(
+        &mut self,
+        task: &mut Task,
+        who: &Entity,
+        now: Millis,
+        incident_id: Option<&str>,
+        fx: &mut Effects,
+        change: impl FnOnce(&mut Standing),
+    ) {
+        let row = self
+            .row
+            .get_or_insert_with(|| Box::new(StandingRow { entity: who.clone(), standing: Standing::default() }));
+        change(&mut row.standing);
+        self.is_changed = true;
+        if let Some(change) = row.standing.settle(now) {
+            publish_change(change, who, "lifted", incident_id, fx);
+        }
+        if let Some(due) = row.standing.next_end() {
+            task.set_due(due, &self.key);
+        }
     }
 
     /// What an edge stopped keeps alive what stands against the entity, and opens nothing.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::io::ControlChange;
 use crate::detect::{Profile, SourceFacts};
 use crate::event::{Attempt, Entity, Millis, Reason, Reject, Source};
-use crate::topology::Per;
+use crate::topology::{Per, Request};
 use crate::window::Hashed;
 
 /// One item of a frame.
@@ -26,6 +26,8 @@ pub enum Item {
     Mark(Mark),
     /// To account: the same attempt for the owner of its device.
     Device(Box<Sourced>),
+    /// To the owner of its entity: what a person asks for.
+    Request(Box<Request>),
 }
 
 /// An attempt with what its source's owner knows.

@@ -4,6 +4,7 @@ use super::counts::Counter;
 use super::env::Env;
 use super::frame::{Item, Mark};
 use super::io::{ControlChange, DeadLetter, Effects, Output};
+use super::orders;
 use super::row::ClockRow;
 use crate::event::wire::{self, WriterSchema};
 use crate::event::{Attempt, Millis, Reason, Reject};
@@ -101,7 +102,10 @@ pub(super) fn tick(row: &mut ClockRow, at: Millis, fx: &mut Effects) {
 }
 
 /// Control changed: tell every partition of the next stage at once.
-pub(super) fn control(row: &ClockRow, change: ControlChange, fx: &mut Effects) {
+pub(super) fn control(env: &Env, row: &ClockRow, change: ControlChange, fx: &mut Effects) {
+    if let ControlChange::Command { version, request } = change {
+        return orders::send(env, version, *request, row.clock.now(), fx);
+    }
     // A control partition has no arrivals of its own; its mark moves nobody's time back.
     fx.push(Output::MarkAll { to: Stage::Source, mark: Mark { at: row.clock.now(), changes: vec![change] } });
 }

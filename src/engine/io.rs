@@ -13,7 +13,7 @@ use crate::event::{
     ActivitySlice, AttackState, AttackStatus, Attempt, BlocklistEntry, ChallengePolicy, Entity, Exemption, Incident,
     IncidentDetail, Millis, Mode, Reject, Trait, Verdict,
 };
-use crate::topology::{PlaybookChange, Stage};
+use crate::topology::{PlaybookChange, Request, Stage};
 use crate::window::Hashed;
 
 /// Everything that can wake a task.
@@ -37,12 +37,14 @@ pub enum Input<'a> {
     Partial(Box<Partial>),
     /// Everywhere behind intake: time and control.
     Mark(Mark),
+    /// Behind intake: what a person asks for. It brings no time: whoever asks knows nothing of a backlog.
+    Request(Box<Request>),
     /// Something fell due at this time.
     Due(Millis, Key),
 }
 
 impl Input<'_> {
-    /// The stream time that it brings; `None` for what only intake is fed. What fell due until then comes first: so
+    /// The stream time that it brings; `None` for what only intake is fed, and for what people ask. What fell due until then comes first: so
     /// the order of inputs and dues, and with it every output, follows from the log and not from how it was cut into
     /// batches.
     #[must_use]
@@ -54,7 +56,7 @@ impl Input<'_> {
             Input::Partial(partial) => Some(partial.at),
             Input::Mark(mark) => Some(mark.at),
             Input::Due(at, _) => Some(*at),
-            Input::Raw(_) | Input::Control(_) | Input::Tick(_) => None,
+            Input::Raw(_) | Input::Control(_) | Input::Tick(_) | Input::Request(_) => None,
         }
     }
 }
@@ -78,6 +80,17 @@ pub enum ControlChange {
         key: Box<str>,
         change: Option<PlaybookChange>,
     },
+    /// Who is watched; `None`: no more.
+    Watch {
+        version: i64,
+        key: Box<str>,
+        watch: Option<Exemption>,
+    },
+    /// What a person asks for. Intake sends it to its owner, so no mark holds one.
+    Command {
+        version: i64,
+        request: Box<Request>,
+    },
 }
 
 impl ControlChange {
@@ -88,6 +101,8 @@ impl ControlChange {
             ControlChange::Status { tenant, .. } => format!("status|{tenant}"),
             ControlChange::Exemption { key, .. } => format!("exemption|{key}"),
             ControlChange::Playbook { key, .. } => ControlChange::playbook_name(key),
+            ControlChange::Watch { key, .. } => format!("watch|{key}"),
+            ControlChange::Command { request, .. } => format!("command|{}", request.command_id),
         }
     }
 
@@ -100,7 +115,9 @@ impl ControlChange {
         match self {
             ControlChange::Status { version, .. }
             | ControlChange::Exemption { version, .. }
-            | ControlChange::Playbook { version, .. } => *version,
+            | ControlChange::Playbook { version, .. }
+            | ControlChange::Watch { version, .. }
+            | ControlChange::Command { version, .. } => *version,
         }
     }
 }
@@ -229,13 +246,13 @@ impl BlockChange {
             value: self.entity.value.to_string(),
             action: shown.action,
             since: shown.since,
-            until: Some(shown.until),
+            until: Some(shown.until).filter(|until| *until < Millis::MAX),
             generation: *generation,
             reason: shown.reason.to_string(),
-            playbook: Some(shown.playbook.to_string()),
-            verdict_id: Some(shown.verdict_id.to_string()),
+            playbook: shown.actor.is_none().then(|| shown.playbook.to_string()),
+            verdict_id: shown.actor.is_none().then(|| shown.verdict_id.to_string()),
             incident_id: self.incident_id.as_deref().map(str::to_owned),
-            actor: None,
+            actor: shown.actor.as_deref().map(str::to_owned),
             wide: shown.wide,
         })
     }

@@ -18,6 +18,7 @@ mod io;
 mod key;
 mod known;
 mod memory;
+mod orders;
 mod pipeline;
 mod playbooks;
 mod row;

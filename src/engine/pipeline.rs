@@ -125,6 +125,7 @@ impl Pipeline {
                 Work::Item(Item::Note(note)) => Input::Note(note),
                 Work::Item(Item::Partial(partial)) => Input::Partial(partial),
                 Work::Item(Item::Mark(mark)) | Work::Mark(mark) => Input::Mark(mark),
+                Work::Item(Item::Request(request)) => Input::Request(request),
                 Work::Control(change) => Input::Control(change),
             };
             self.step(stage, input, at);

@@ -242,6 +242,8 @@ pub struct SiteRow {
     pub quiet_since: Millis,
     /// When the state last stepped down by one level.
     pub stepped_at: Millis,
+    /// The tenant's kill switch was thrown when its status was told last.
+    pub is_off: bool,
     /// It stepped down, and the challenge is kept on.
     pub keeps_challenge: bool,
     /// Something was reported as stopped since the tenant was last calm: its edge can tell.

@@ -71,6 +71,7 @@ impl SiteRow {
             since: now,
             quiet_since: now,
             stepped_at: now,
+            is_off: false,
             keeps_challenge: false,
             saw_stopped: false,
             blocked_until: Millis::MIN,
@@ -294,7 +295,10 @@ fn judge(task: &mut Task, env: &Env, tenant: &str, row: &mut SiteRow, fx: &mut E
     incident::publish(tenant, row, now, fx);
     let told_for = now.saturating_sub(row.published_at);
     let is_news = row.traits_are_news && told_for >= NEWS_EVERY_MS;
-    let holds = before != AttackState::Calm && (told_for >= REFRESH_MS || is_news);
+    let is_off = task.is_switched_off(tenant);
+    let is_switched = before != AttackState::Calm && row.is_off != is_off;
+    row.is_off = is_off;
+    let holds = before != AttackState::Calm && (told_for >= REFRESH_MS || is_news || is_switched);
     if row.state != before || holds {
         row.published_at = now;
         row.traits_are_news = false;
@@ -394,7 +398,7 @@ fn status(env: &Env, tenant: &str, row: &SiteRow, figures: &Figures, now: Millis
         since: row.since,
         updated_at: now,
         expires_at: now.saturating_add(env.limits.status_ttl_ms),
-        challenge: if row.state == AttackState::Attack || row.keeps_challenge {
+        challenge: if !row.is_off && (row.state == AttackState::Attack || row.keeps_challenge) {
             ChallengePolicy::UnknownPairs
         } else {
             ChallengePolicy::Nobody

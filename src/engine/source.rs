@@ -14,6 +14,7 @@ use super::io::{Effects, Output};
 use super::key::Key;
 use super::known::{KnownPair, keys_of};
 use super::memory::{known_pair_of, learn_pair, unlearn_pair};
+use super::orders::touched;
 use super::row::{AccountRow, ENTRIES_MAX, Entry, GoodRow, NetworkRow, PairRow, Row, SourceRow, TrafficRow};
 use super::task::Task;
 use super::traits::trait_of;
@@ -276,6 +277,7 @@ impl Scene {
     /// Asks the playbooks about the source, then about its network. What an edge stopped opens nothing and keeps
     /// alive what is open.
     fn judge(&mut self, task: &mut Task, env: &Env, fx: &mut Effects) {
+        self.judge_touch(task, env, fx);
         let identified = if self.a.is_stopped() {
             if self.blocked_by(task.now()).is_some() {
                 self.renew(task, env, fx);
@@ -291,6 +293,22 @@ impl Scene {
         if identified {
             self.source_identified(task, env, fx);
         }
+    }
+
+    /// Asks whether the attempt, whatever it is, touches what a person watches.
+    fn judge_touch(&mut self, task: &mut Task, env: &Env, fx: &mut Effects) {
+        if env.plan.tripwire.is_empty() {
+            return;
+        }
+        let Some((who, found)) = touched(task, &self.a) else { return };
+        let is_spared = !self.a.source.is_blockable() || task.exempt_entity(env, &who);
+        let cause = self.case.cause(&self.a.event_id, self.a.occurred_at, is_spared);
+        let was_blocked = self.source_dock.blocked_by(task.now()).is_some();
+        for playbook in &env.plan.tripwire {
+            self.source_dock.ask(task, Asked::plainly(playbook), &who, &cause, fx, || Some(found.clone()));
+        }
+        let newly = self.source_dock.blocked_by(task.now()).filter(|_| !was_blocked);
+        self.blocked.extend(newly.map(|claim| (who, claim.playbook.clone())));
     }
 
     /// `true` when the source is newly kept out.

@@ -11,8 +11,8 @@ use super::key::{Key, Kind};
 use super::playbooks::Playbooks;
 use super::row::{CapRow, ClockRow, PlaybooksRow, Row};
 use super::view::View;
-use super::{account, details, device, dock, intake, site, source, traits};
-use crate::event::{AttackState, Entity, Exemption, Millis, Source};
+use super::{account, details, device, dock, intake, orders, site, source, traits};
+use crate::event::{AttackState, Entity, Exemption, Millis, Scope, Source, split_key};
 use crate::topology::{Cap, Exemptions, PlaybookChange, Stage};
 use crate::window::{Seen, Slices, Traces, slice_width};
 
@@ -41,6 +41,8 @@ pub struct Task {
     due: BTreeSet<(Millis, Key)>,
     statuses: BTreeMap<Box<str>, StatusChange>,
     exemptions: Exemptions,
+    /// Whom people watch, kept as exemptions are.
+    watches: Exemptions,
     /// Version of each entry of control.
     versions: BTreeMap<String, i64>,
     /// Tenants with sums that were not sent yet.
@@ -84,6 +86,7 @@ impl Task {
             due: BTreeSet::new(),
             statuses: BTreeMap::new(),
             exemptions: Exemptions::default(),
+            watches: Exemptions::default(),
             versions: BTreeMap::new(),
             partials: BTreeSet::new(),
             has_new_incident: false,
@@ -184,6 +187,7 @@ impl Task {
                 traits::reads(env, partial, keys);
             }
             Input::Due(_, what) => keys.push(what.clone()),
+            Input::Request(request) => orders::reads(request, keys),
             // Sums that wait go out with the mark.
             Input::Mark(_) => keys.extend(self.partials.iter().map(|tenant| Key::partial(tenant))),
             Input::Raw(_) | Input::Control(_) | Input::Tick(_) => {}
@@ -234,7 +238,8 @@ impl Task {
                 self.clock_changed = true;
                 intake::tick(&mut self.clock, at, fx);
             }
-            Input::Control(change) => intake::control(&self.clock, change, fx),
+            Input::Control(change) => intake::control(env, &self.clock, change, fx),
+            Input::Request(request) => orders::obey(self, &request, fx),
             Input::Attempt(attempt) => {
                 self.advance(attempt.arrived_at);
                 source::attempt(self, env, *attempt, fx);
@@ -362,8 +367,13 @@ impl Task {
         let passes_on = self.stage == Stage::Source;
         if passes_on && (!news.is_empty() || now.saturating_sub(self.clock.marked_at) >= 1_000) {
             self.clock.marked_at = now;
-            // The site makes the status itself, and restricts nobody who could be exempt.
-            let is_of_site = |change: &&ControlChange| matches!(change, ControlChange::Playbook { .. });
+            // The site makes the status itself, and restricts nobody who could be exempt but the tenant as a whole.
+            let is_of_site = |change: &&ControlChange| match change {
+                ControlChange::Playbook { .. } => true,
+                // Its kill switch.
+                ControlChange::Exemption { key, .. } => is_of_tenant(key),
+                ControlChange::Status { .. } | ControlChange::Watch { .. } | ControlChange::Command { .. } => false,
+            };
             let of_site = news.iter().filter(is_of_site).cloned().collect();
             fx.push(Output::MarkAll { to: Stage::Account, mark: Mark { at: now, changes: news } });
             fx.push(Output::MarkAll { to: Stage::Site, mark: Mark { at: now, changes: of_site } });
@@ -392,6 +402,15 @@ impl Task {
             ControlChange::Exemption { key, exemption, .. } => {
                 self.exemptions.apply(key, exemption.clone())?;
             }
+            ControlChange::Watch { key, watch, .. } => {
+                self.watches.forget_ended(self.now());
+                if watch.is_some() && self.watches.len() >= orders::WATCHES_MAX {
+                    return Err(format!("{} entities are watched, the most that are", orders::WATCHES_MAX));
+                }
+                self.watches.apply(key, watch.clone())?;
+            }
+            // Intake sent it to its owner.
+            ControlChange::Command { .. } => {}
             // Heard by itself.
             ControlChange::Playbook { .. } => {}
         }
@@ -413,6 +432,17 @@ impl Task {
     pub(super) fn state_of(&self, tenant: &str) -> (AttackState, Option<&str>) {
         let status = self.status_of(tenant);
         status.map_or((AttackState::Calm, None), |status| (status.state, status.incident_id.as_deref()))
+    }
+
+    /// Whether a tenant's kill switch is thrown: nothing restricts anybody there.
+    pub(super) fn is_switched_off(&self, tenant: &str) -> bool {
+        let now = self.now();
+        [&self.env.exemptions, &self.exemptions].into_iter().any(|set| set.covers_tenant(tenant, now).is_some())
+    }
+
+    /// Whom people watch.
+    pub(super) const fn watches(&self) -> &Exemptions {
+        &self.watches
     }
 
     /// Whether somebody asked that this source never be restricted.
@@ -577,6 +607,11 @@ impl Task {
     pub fn trim_to(&mut self, kept_max: usize) {
         self.view.trim(kept_max);
     }
+}
+
+/// Whether the key of an exemption names a whole tenant.
+fn is_of_tenant(key: &str) -> bool {
+    split_key(key).is_some_and(|(_, scope, _)| scope == Scope::Tenant.as_str())
 }
 
 pub(super) fn tenant_of(key: &Key) -> Option<Box<str>> {

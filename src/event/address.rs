@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::Scope;
@@ -29,6 +30,30 @@ pub enum Network {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an IPv4 or IPv6 address")]
 pub struct NotAnAddress;
+
+/// The first address of every range that must never be blocked ([`Source::is_blockable`] knows their extent): a range
+/// that holds one of these holds at least a part of it.
+pub const RESERVED: [IpAddr; 13] = [
+    IpAddr::V4(Ipv4Addr::new(0, 0, 0, 0)),
+    IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)),
+    IpAddr::V4(Ipv4Addr::new(100, 64, 0, 0)),
+    IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)),
+    IpAddr::V4(Ipv4Addr::new(172, 16, 0, 0)),
+    IpAddr::V4(Ipv4Addr::new(192, 168, 0, 0)),
+    IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)),
+    IpAddr::V4(Ipv4Addr::BROADCAST),
+    IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    IpAddr::V6(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0)),
+    IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)),
+    IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)),
+];
+
+/// Whether a range holds any part of one that must never be blocked.
+#[must_use]
+pub fn reserved_inside(net: &IpNet) -> bool {
+    RESERVED.iter().any(|address| net.contains(address))
+}
 
 impl FromStr for Source {
     type Err = NotAnAddress;

@@ -12,14 +12,14 @@ mod record;
 mod reject;
 pub mod wire;
 
-pub use address::{Network, NotAnAddress, Source};
+pub use address::{Network, NotAnAddress, RESERVED, Source, reserved_inside};
 pub use attempt::Attempt;
 pub use entity::{Entity, Scope, split_key};
 pub use login_event::{Activity, ChallengeResult, FailureReason, LoginEvent, Method, Outcome};
 pub use record::{
-    Action, ActivitySlice, AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, Compromise, Counted, DetailKind,
-    Disposition, Exemption, Incident, IncidentDetail, IncidentKind, IncidentState, Mode, Receipt, ReceiptOutcome,
-    Related, Severity, Trait, Verdict,
+    Action, ActivitySlice, AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, Command, CommandKind,
+    Compromise, Counted, DetailKind, Disposition, Exemption, Incident, IncidentDetail, IncidentKind, IncidentState,
+    Mode, Receipt, ReceiptOutcome, Related, Severity, Trait, Verdict,
 };
 pub use reject::{Reason, Reject};
 

@@ -54,6 +54,14 @@ named! {
 }
 
 named! {
+    /// What a person asks for.
+    CommandKind default Other {
+        Other = "OTHER", Block = "BLOCK", Watch = "WATCH", Allow = "ALLOW", Lift = "LIFT",
+        MarkConfirmed = "MARK_CONFIRMED", MarkFalsePositive = "MARK_FALSE_POSITIVE", KillSwitch = "KILL_SWITCH",
+        Playbook = "PLAYBOOK",
+    }
+}
+named! {
     /// What a line behind an incident tells.
     DetailKind default Other {
         Other = "OTHER", Target = "TARGET", Source = "SOURCE", Minute = "MINUTE", Action = "ACTION", Trail = "TRAIL",
@@ -259,6 +267,43 @@ pub struct Receipt {
     pub outcome: ReceiptOutcome,
     pub applied_at: Millis,
     pub detail: Option<String>,
+}
+
+/// What a person asked for: a request that the owner of the entity carries out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    pub command_id: String,
+    pub at: Millis,
+    pub actor: String,
+    pub role: String,
+    pub tenant: String,
+    pub kind: CommandKind,
+    #[serde(default = "no_scope")]
+    pub scope: Scope,
+    #[serde(default)]
+    pub value: String,
+    #[serde(default = "no_action")]
+    pub action: Action,
+    /// When it ends by itself; `None`: it does not, or its kind says when.
+    #[serde(default)]
+    pub until: Option<Millis>,
+    #[serde(default)]
+    pub reason: String,
+    #[serde(default)]
+    pub incident_id: Option<String>,
+    #[serde(default)]
+    pub undoes: Option<String>,
+    /// A second person, where the command is a wide one.
+    #[serde(default)]
+    pub approved_by: Option<String>,
+}
+
+const fn no_scope() -> Scope {
+    Scope::Other
+}
+
+const fn no_action() -> Action {
+    Action::None
 }
 
 /// Who is never restricted. On the topic `exemptions`, and in `topology/exemptions.yaml`.

@@ -101,7 +101,9 @@ impl RangeReader {
                 assigned.add_partition_offset(topic, partition, Offset::Offset(start)).map_err(|e| broken(&e))?;
                 reader.offsets += (end - start).unsigned_abs();
             }
-            reader.lanes.insert(partition, Lane { end, is_read, is_paused: false, held: VecDeque::new(), held_bytes: 0 });
+            reader
+                .lanes
+                .insert(partition, Lane { end, is_read, is_paused: false, held: VecDeque::new(), held_bytes: 0 });
         }
         reader.consumer.assign(&assigned).map_err(|e| broken(&e))?;
         Ok(reader)

@@ -10,9 +10,9 @@ use super::{Clock, Error, Incoming, Log, Outgoing, Part, Place, Schemas};
 use crate::engine::frame::{FrameReader, FrameWriter, item_bytes};
 use crate::engine::{ControlChange, Counter, Counts, Effects, Env, Input, Item, Key, Output, Raw, Task, Write};
 use crate::event::wire::{Encoding, decode_output, encoding_of};
-use crate::event::{AttackStatus, Exemption, Millis, Reason, Reject};
+use crate::event::{AttackStatus, Command, Exemption, Millis, Reason, Reject};
 use crate::state::{self, META_VERSION, Meta, Store};
-use crate::topology::{Stage, Topics, read_change};
+use crate::topology::{Request, Stage, Topics, read_change};
 
 /// Where stores come from.
 pub trait Stores: Send {
@@ -43,6 +43,7 @@ pub(super) enum Control {
     AttackStatus,
     Exemptions,
     Playbooks,
+    Commands,
 }
 
 /// Names that the loop looks up for each assigned partition.
@@ -56,6 +57,7 @@ impl Roles {
             ("attack-status", Control::AttackStatus),
             ("exemptions", Control::Exemptions),
             ("playbooks", Control::Playbooks),
+            ("commands", Control::Commands),
         ];
         let control = control.into_iter().map(|(name, kind)| (topics.public(name).into(), Role::Control(kind)));
         Roles(stages.chain(control).collect())
@@ -621,9 +623,16 @@ fn input_of(stage: Stage, item: Item) -> Option<Input<'static>> {
         (Stage::Account, Item::Note(note)) => Some(Input::Note(note)),
         (Stage::Site, Item::Partial(partial)) => Some(Input::Partial(partial)),
         (Stage::Source | Stage::Account | Stage::Site, Item::Mark(mark)) => Some(Input::Mark(mark)),
+        (Stage::Source | Stage::Account | Stage::Site, Item::Request(request)) => Some(Input::Request(request)),
         (
             Stage::Intake | Stage::Source | Stage::Account | Stage::Site,
-            Item::Attempt(_) | Item::Sourced(_) | Item::Device(_) | Item::Note(_) | Item::Partial(_) | Item::Mark(_),
+            Item::Attempt(_)
+            | Item::Sourced(_)
+            | Item::Device(_)
+            | Item::Note(_)
+            | Item::Partial(_)
+            | Item::Mark(_)
+            | Item::Request(_),
         ) => None,
     }
 }
@@ -648,6 +657,12 @@ fn control_change(kind: Control, record: &Incoming, clock: Millis) -> Result<Con
         Control::Exemptions => {
             let exemption = value.map(|v| decode_output::<Exemption>("exemptions", v)).transpose();
             Ok(ControlChange::Exemption { version, key: key()?, exemption: exemption.map_err(|e| e.to_string())? })
+        }
+        Control::Commands => {
+            let value = value.ok_or("no value")?;
+            let command = decode_output::<Command>("commands", value).map_err(|e| e.to_string())?;
+            let request = Box::new(Request::of(&command, record.timestamp.min(clock))?);
+            Ok(ControlChange::Command { version, request })
         }
         Control::Playbooks => {
             if record.part.partition != 0 {

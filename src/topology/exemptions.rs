@@ -29,7 +29,7 @@ const IPV6_LENGTH_MAX: u8 = 64;
 /// Smallest `until` taken as milliseconds (1973): a smaller number is a time in seconds, and would have ended long ago.
 const UNTIL_MS_MIN: Millis = 100_000_000_000;
 /// The scopes that can be exempt, for messages.
-const SCOPES: &str = "IP, CIDR, ACCOUNT, IP_ACCOUNT, ASN, DEVICE";
+const SCOPES: &str = "IP, CIDR, ACCOUNT, IP_ACCOUNT, ASN, DEVICE, TENANT";
 
 /// Everybody who is never restricted, indexed for one look-up per attempt.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +45,8 @@ pub struct Exemptions {
     pairs: FxHashMap<Box<str>, Listed>,
     asns: FxHashMap<u32, Listed>,
     devices: FxHashMap<Box<str>, Listed>,
+    /// As a whole: the kill switch.
+    tenants: FxHashMap<Box<str>, Listed>,
     ends: BTreeSet<(Millis, Origin, Entity)>,
     len: usize,
 }
@@ -67,6 +69,7 @@ enum Place {
     Pair(Box<str>),
     Asn(u32),
     Device(Box<str>),
+    Tenant(Box<str>),
 }
 
 /// One item of the file. Values are read as text and checked here, so that a mistake is told with its line.
@@ -164,8 +167,15 @@ impl Exemptions {
         self.devices.get(device)?.active(Some(tenant), now)
     }
 
+    /// The exemption that covers a whole tenant: its kill switch. It covers nobody else's look-ups, so who enforces asks
+    /// for it as well.
+    #[must_use]
+    pub fn covers_tenant(&self, tenant: &str, now: Millis) -> Option<&Exemption> {
+        self.tenants.get(tenant)?.active(Some(tenant), now)
+    }
+
     /// The exemption that covers an entity with a canonical value. A pair is covered by its own exemption, by its
-    /// source's and by its account's. Countries, user agents, fingerprints and tenants cannot be exempt.
+    /// source's and by its account's. Countries, user agents and fingerprints cannot be exempt.
     #[must_use]
     pub fn covers_entity(&self, entity: &Entity, now: Millis) -> Option<&Exemption> {
         self.covers(Some(&entity.tenant), entity.scope, &entity.value, now)
@@ -268,6 +278,7 @@ impl Exemptions {
             Place::Pair(pair) => self.pairs.get(pair),
             Place::Asn(asn) => self.asns.get(asn),
             Place::Device(device) => self.devices.get(device),
+            Place::Tenant(tenant) => self.tenants.get(tenant),
         }
     }
 
@@ -288,6 +299,7 @@ impl Exemptions {
             Place::Pair(pair) => self.pairs.entry(pair).or_default(),
             Place::Asn(asn) => self.asns.entry(asn).or_default(),
             Place::Device(device) => self.devices.entry(device).or_default(),
+            Place::Tenant(tenant) => self.tenants.entry(tenant).or_default(),
         };
         listed.0.push((origin, exemption));
         self.len += 1;
@@ -301,6 +313,7 @@ impl Exemptions {
             Place::Pair(pair) => self.pairs.get_mut(pair),
             Place::Asn(asn) => self.asns.get_mut(asn),
             Place::Device(device) => self.devices.get_mut(device),
+            Place::Tenant(tenant) => self.tenants.get_mut(tenant),
         };
         let Some(listed) = listed else { return false };
         let Some(at) = listed.position(origin, tenant) else { return false };
@@ -333,6 +346,7 @@ impl Exemptions {
             Place::Pair(pair) => drop(self.pairs.remove(pair)),
             Place::Asn(asn) => drop(self.asns.remove(asn)),
             Place::Device(device) => drop(self.devices.remove(device)),
+            Place::Tenant(tenant) => drop(self.tenants.remove(tenant)),
         }
     }
 
@@ -370,7 +384,8 @@ impl Place {
             Scope::Account => is_canonical(scope, value).then(|| Place::Account(value.into())),
             Scope::Device => is_canonical(scope, value).then(|| Place::Device(value.into())),
             Scope::IpAccount => pair_of(value).map(|_| Place::Pair(value.into())),
-            Scope::Other | Scope::Country | Scope::UserAgent | Scope::TlsFingerprint | Scope::Tenant => None,
+            Scope::Tenant => is_tenant(value).then(|| Place::Tenant(value.into())),
+            Scope::Other | Scope::Country | Scope::UserAgent | Scope::TlsFingerprint => None,
         }
     }
 }
@@ -450,7 +465,9 @@ pub fn canonical(scope: Scope, value: &str) -> Result<(Scope, String), String> {
         }
         Scope::Device if value.is_empty() || value.len() > TEXT_BYTES_MAX => wrong("not a device id"),
         Scope::Device => Ok((scope, value.to_owned())),
-        Scope::Other | Scope::Country | Scope::UserAgent | Scope::TlsFingerprint | Scope::Tenant => {
+        Scope::Tenant if is_tenant(value) => Ok((scope, value.to_owned())),
+        Scope::Tenant => wrong("not a tenant's name"),
+        Scope::Other | Scope::Country | Scope::UserAgent | Scope::TlsFingerprint => {
             Err(format!("scope {scope} cannot be exempt; use one of {SCOPES}"))
         }
     }

@@ -1,6 +1,7 @@
 //! What exists, as data: topics, playbooks, exemptions. Text in, checked values out; nothing here opens a file.
 
 mod changes;
+mod commands;
 mod duration;
 pub mod exemptions;
 mod kept;
@@ -12,6 +13,7 @@ pub use changes::{
     ACTOR_BYTES_MAX, Applied, CHANGES_BYTES_MAX, Effective, HeldChange, OVERRIDE, OVERRIDE_MS_MAX, PLAYBOOKS_MAX,
     PlaybookChange, PlaybookSet, read_change,
 };
+pub use commands::{Ask, LIFT_MS, MISTAKE_MS, Request};
 pub use duration::{format_duration, parse_duration};
 pub use exemptions::*;
 pub use plan::{Plan, TooMany, WINDOWS_MAX, Watch, Watched, Window};

@@ -144,6 +144,7 @@ pub struct Plan {
     pub campaign: Vec<Playbook>,
     pub posterior: Vec<Playbook>,
     pub proxy: Vec<Playbook>,
+    pub tripwire: Vec<Playbook>,
     /// How far back the compromise playbooks look when a source is identified, in milliseconds.
     pub entry_memory_ms: Millis,
     /// Within this time the successes of one pair count once, in milliseconds: as long as entries are remembered, and no
@@ -184,6 +185,7 @@ impl Plan {
                 (Detector::Campaign, _) => plan.campaign.push(playbook.clone()),
                 (Detector::Posterior, _) => plan.posterior.push(playbook.clone()),
                 (Detector::Proxy, _) => plan.proxy.push(playbook.clone()),
+                (Detector::Tripwire, _) => plan.tripwire.push(playbook.clone()),
                 (Detector::Threshold, Per::Address) => plan.address.add(playbook),
                 (Detector::Threshold, Per::Network) => plan.network.add(playbook),
                 (Detector::Threshold, Per::Account) => plan.account.add(playbook),

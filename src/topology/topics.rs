@@ -235,10 +235,10 @@ impl Topics {
     }
 }
 
-const CONTROL: [&str; 3] = ["attack-status", "exemptions", "playbooks"];
+const CONTROL: [&str; 4] = ["attack-status", "exemptions", "playbooks", "commands"];
 const REQUIRED: &[&str] = &[
     "login-events", "login-events-dlq", "verdicts", "blocklist", "attack-status", "incidents", "exemptions",
-    "playbooks",
+    "playbooks", "commands",
 ];
 
 /// The graph as text: stages with their topics, then the playbooks, from the live values.

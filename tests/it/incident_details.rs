@@ -77,8 +77,7 @@ fn nobody_is_left_out_of_the_night() {
     let [incident] = &told.incidents.values().collect::<Vec<_>>()[..] else { panic!("{:?}", told.incidents) };
     let is_attack = |p: &&Planned| matches!(p.truth.label, Label::Attack { .. });
     let attacked: BTreeSet<&str> = planned.iter().filter(is_attack).map(|p| &*p.event.account).collect();
-    let sources: BTreeSet<&str> = planned.iter().filter(is_attack).map(|p| &*p.event.source_ip).collect();
-    assert!(attacked.len() > 10_000 && sources.len() > 300, "{} on {}", sources.len(), attacked.len());
+    assert!(attacked.len() > 10_000, "{}", attacked.len());
 
     // Every account that failed at the attack's hands, those of before the alarm among them. A person who mistyped
     // meanwhile from somewhere new is a target for all that the stages can know.
@@ -88,6 +87,10 @@ fn nobody_is_left_out_of_the_night() {
     assert_eq!(must.difference(&targets).count(), 0, "of {} attacked and {} told", must.len(), targets.len());
     let others: Vec<&&str> = targets.difference(&attacked).collect();
     assert!(others.len() < attacked.len() / 20, "{} others", others.len());
+    // Nor is any source that failed.
+    let sources: BTreeSet<&str> =
+        planned.iter().filter(is_attack).filter(failed).map(|p| &*p.event.source_ip).collect();
+    assert!(sources.len() > 300, "{}", sources.len());
     let took_part: BTreeSet<&str> = told.of(DetailKind::Source).map(|d| &*d.value).collect();
     assert_eq!(sources.difference(&took_part).count(), 0);
 
@@ -144,7 +147,7 @@ fn hostile_names_stay_what_they_are_and_bring_no_others_down() {
     let mut pipeline = Pipeline::new(std::sync::Arc::new(env));
     let mut told = Told::default();
     let names = ["a|b", "=1+1", "<script>alert(1)</script>", "\u{202e}drow", "\u{1b}[31mred", "x"];
-    let mut event = |n: i64, account: &str, told: &mut Told| {
+    let event = |n: i64, account: &str, told: &mut Told| {
         let at = crate::support::core::START + n * 500;
         let source = format!("198.51.{}.9", n % 100);
         let event = LoginEvent {

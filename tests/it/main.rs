@@ -17,6 +17,7 @@ mod attack_traits;
 mod backtest;
 mod bad_input;
 mod chaos;
+mod commands;
 mod conformance;
 mod core;
 mod crash_images;

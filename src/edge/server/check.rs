@@ -193,11 +193,12 @@ impl<'a> Asked<'a> {
 
     fn is_exempt(&self, lists: &Lists, now: Millis) -> bool {
         let exemptions = lists.desired().exemptions();
+        let by_tenant = || exemptions.covers_tenant(self.tenant, now);
         let by_source = || exemptions.covers_source(self.tenant, self.source?, now);
         let by_account = || exemptions.covers_account(self.tenant, self.account.as_deref()?, now);
         let by_device = || exemptions.covers_device(self.tenant, self.device()?, now);
         let by_asn = || exemptions.covers_asn(self.tenant, self.question.asn?, now);
-        by_source().or_else(by_account).or_else(by_device).or_else(by_asn).is_some()
+        by_tenant().or_else(by_source).or_else(by_account).or_else(by_device).or_else(by_asn).is_some()
     }
 
     fn device(&self) -> Option<&str> {

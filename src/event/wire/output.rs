@@ -108,11 +108,17 @@ impl Encoder {
 }
 
 /// Records that are read and not written here.
-const READ_ONLY_SCHEMAS: [(&str, &str); 1] = [("exemptions", include_str!("../../../schemas/exemption.avsc"))];
+const READ_ONLY_SCHEMAS: [(&str, &str); 2] = [
+    ("exemptions", include_str!("../../../schemas/exemption.avsc")),
+    ("commands", include_str!("../../../schemas/command.avsc")),
+];
 
 /// Schemas of before a field was added at the end, by topic: a compacted topic still holds such records.
-const EARLIER_SCHEMAS: [(&str, &str); 1] =
-    [("blocklist", include_str!("../../../schemas/history/v1/blocklist-entry.avsc"))];
+const EARLIER_SCHEMAS: [(&str, &str); 3] = [
+    ("blocklist", include_str!("../../../schemas/history/v1/blocklist-entry.avsc")),
+    ("commands", include_str!("../../../schemas/history/v1/command.avsc")),
+    ("incident-details", include_str!("../../../schemas/history/v1/incident-detail.avsc")),
+];
 
 /// Parsed once: a sink decodes a whole topic at start. A schema that does not parse is missing here, and a test sees it.
 static READ_SCHEMAS: LazyLock<Vec<(&str, Schema)>> = LazyLock::new(|| {

@@ -184,6 +184,11 @@ pub fn acls(topics: &Topics, role: Role, group: Option<&str>) -> Vec<Acl> {
             ]);
             vec![
                 topic(public(&["playbooks"]), &[Read, Write], "playbooks, while the job runs"),
+                topic(
+                    public(&["commands", "exemptions"]),
+                    &[Write],
+                    "portcullis block, unblock, allow, watch, kill-switch",
+                ),
                 topic(asked, &[Read], "portcullis explain, incident, console"),
                 follow_group,
             ]

@@ -117,17 +117,23 @@ fn check_trigger(p: &Playbook) -> Vec<String> {
         (Detector::Threshold, true) => {
             found.push("trigger: a threshold playbook without a bound matches everybody".to_owned())
         }
-        (Detector::Compromise | Detector::Campaign | Detector::Posterior | Detector::Proxy, false) => {
+        (
+            Detector::Compromise | Detector::Campaign | Detector::Posterior | Detector::Proxy | Detector::Tripwire,
+            false,
+        ) => {
             found.push("trigger: this detector has bounds of its own; remove `trigger`".to_owned());
         }
         (Detector::Threshold, false)
-        | (Detector::Compromise | Detector::Campaign | Detector::Posterior | Detector::Proxy, true) => {}
+        | (
+            Detector::Compromise | Detector::Campaign | Detector::Posterior | Detector::Proxy | Detector::Tripwire,
+            true,
+        ) => {}
     }
     let fits = match p.detector {
         Detector::Threshold => p.per != Per::Tenant,
         Detector::Compromise => p.per == Per::Account,
         Detector::Campaign => p.per == Per::Tenant,
-        Detector::Proxy | Detector::Posterior => p.per == Per::Address,
+        Detector::Proxy | Detector::Posterior | Detector::Tripwire => p.per == Per::Address,
     };
     if !fits {
         found.push(format!("per: {:?} does not go with detector {:?}", p.per, p.detector));

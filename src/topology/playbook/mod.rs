@@ -149,6 +149,8 @@ pub enum Detector {
     /// An address that carries over a fifth of a tenant's successes. Unless the playbook is off, it is
     /// never blocked.
     Proxy,
+    /// Whoever touches what a person watches, or a range that a person blocked.
+    Tripwire,
 }
 
 impl Detector {
@@ -160,6 +162,7 @@ impl Detector {
             Detector::Campaign => "campaign",
             Detector::Posterior => "posterior",
             Detector::Proxy => "proxy",
+            Detector::Tripwire => "tripwire",
         }
     }
 }

@@ -50,7 +50,7 @@ impl Playbook {
                 lines.push(format!("  If, for one {}, over {}{looks}:", who(self.per), format_duration(self.over)));
                 lines.extend(bounds(&self.trigger).into_iter().map(|line| format!("    - {line}")));
             }
-            Detector::Compromise | Detector::Campaign | Detector::Posterior | Detector::Proxy => {
+            Detector::Compromise | Detector::Campaign | Detector::Posterior | Detector::Proxy | Detector::Tripwire => {
                 lines.push(format!("  If the detector `{}` says so of one {}:", self.detector.as_str(), who(self.per)));
             }
         }

@@ -302,6 +302,7 @@ fn input_of(item: Item) -> Input<'static> {
         Item::Note(note) => Input::Note(note),
         Item::Partial(partial) => Input::Partial(partial),
         Item::Mark(mark) => Input::Mark(mark),
+        Item::Request(request) => Input::Request(request),
     }
 }
 

@@ -210,7 +210,7 @@ impl Watching {
                 let through = items(record.value.as_deref().unwrap()).into_iter().filter_map(|item| match item {
                     Item::Attempt(attempt) => Some(*attempt),
                     Item::Sourced(sourced) => Some(Sourced::clone(&sourced).attempt),
-                    Item::Device(_) | Item::Note(_) | Item::Partial(_) | Item::Mark(_) => None,
+                    Item::Device(_) | Item::Note(_) | Item::Partial(_) | Item::Mark(_) | Item::Request(_) => None,
                 });
                 let through = through.map(|attempt| Through {
                     event_id: attempt.event_id.to_string(),

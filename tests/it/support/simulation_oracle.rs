@@ -8,9 +8,10 @@ use portcullis::engine::frame::FrameReader;
 use portcullis::engine::{
     ControlChange, Counter, Counts, Effects, Env, Input, Item, Key, Kind, Output, Raw, Row, Task,
 };
-use portcullis::event::{Entity, Millis};
+use portcullis::event::{Command, Entity, Millis};
 use portcullis::log::Incoming;
-use portcullis::topology::{Stage, read_change};
+use portcullis::topology::{Ask, Request, Stage, read_change};
+use portcullis::window::{TRACES_KEPT_MS, Trace};
 
 use super::simulation_world::{PARTITIONS, Rest, World};
 
@@ -123,6 +124,7 @@ pub fn check(world: &World, rest: &Rest) -> Result<(), String> {
     check_counts(rest, &expected, unseen, input.len() as u64, &mut faults);
     check_items(world, &expected, &mut faults);
     check_control(world, &mut faults);
+    check_requests(world, &mut faults);
     check_public(world, rest, &expected, &mut faults);
     check_dead_letters(world, &expected, &mut faults);
     check_state(world, rest, &expected, &mut faults);
@@ -184,10 +186,12 @@ fn replay(world: &World, place: Place, expected: &mut Expected) {
                 Item::Note(note) => Input::Note(note),
                 Item::Partial(partial) => Input::Partial(partial),
                 Item::Mark(mark) => Input::Mark(mark),
+                Item::Request(request) => Input::Request(request),
             };
-            // What has fallen due by the time that an input brings, or that was reached before, comes before it.
-            let at = input.at().expect("what flows between stages brings a time");
-            while let Some(due) = task.due(at.max(task.now())).first().cloned() {
+            // What has fallen due by the time that an input brings, or that was reached before, comes before it. What
+            // people ask brings none.
+            let until = input.at().map_or(Millis::MIN, |at| at.max(task.now()));
+            while let Some(due) = task.due(until).first().cloned() {
                 step(world, place, &mut task, Input::Due(due.0, due.1), expected);
             }
             step(world, place, &mut task, input, expected);
@@ -322,7 +326,7 @@ fn sender(env: &Env, item: &Item) -> Option<Place> {
             Some((Stage::Source, partition(env.route_network(&attempt.tenant, attempt.source))))
         }
         Item::Note(note) => Some((Stage::Source, partition(env.route_network(&note.tenant, note.source)))),
-        Item::Partial(_) | Item::Mark(_) => None,
+        Item::Partial(_) | Item::Mark(_) | Item::Request(_) => None,
     }
 }
 
@@ -340,6 +344,7 @@ fn check_items(world: &World, expected: &Expected, faults: &mut Faults) {
                 for item in items_of(record) {
                     match sender(&world.env, &item) {
                         Some(sender) => found.entry(sender).or_default().push(item),
+                        None if matches!(item, Item::Request(_)) => {}
                         None => loose.push(item),
                     }
                 }
@@ -364,6 +369,28 @@ fn check_items(world: &World, expected: &Expected, faults: &mut Faults) {
                 faults.same(&what, shown(loose), shown(loose_must));
             }
         }
+    }
+}
+
+/// What people ask for reaches one task, once.
+fn check_requests(world: &World, faults: &mut Faults) {
+    let mut found: BTreeMap<String, usize> = BTreeMap::new();
+    for record in [Stage::Source, Stage::Account, Stage::Site].into_iter().flat_map(|stage| records(world, stage)) {
+        for item in items_of(&record) {
+            if let Item::Request(request) = item {
+                *found.entry(request.command_id.to_string()).or_default() += 1;
+            }
+        }
+    }
+    let commands = world.cluster.records("commands");
+    let must: BTreeMap<String, usize> = commands
+        .iter()
+        .filter_map(|record| serde_json::from_slice::<Command>(record.value.as_deref()?).ok())
+        .filter(|command| Request::of(command, 0).is_ok_and(|request| request.ask != Ask::Watch))
+        .map(|command| (command.command_id, 1))
+        .collect();
+    if found != must {
+        faults.add(|| format!("requests {found:?} instead of {must:?}"));
     }
 }
 
@@ -463,16 +490,18 @@ fn check_dead_letters(world: &World, expected: &Expected, faults: &mut Faults) {
     faults.same("dead letters", found.collect(), expected.dead.clone());
 }
 
-/// A row as it is compared: fingerprints one by one, since packs are cut by commits.
+/// A row as it is compared: fingerprints and traces one by one, since packs are cut by commits.
 #[derive(Debug, PartialEq)]
 enum Held {
     Row(Box<Row>, Millis),
     Print(u32),
+    Trace(Trace),
 }
 
 /// What of a store means anything at stream time, by key.
 fn meaning(rows: &BTreeMap<Key, Vec<u8>>, now: Millis, keep_ms: Millis) -> BTreeMap<(Key, u64), Held> {
     let mut held = BTreeMap::new();
+    let mut traces = 0;
     for (key, bytes) in rows.iter().filter(|(key, _)| key.kind_byte() != 0) {
         let expires_at = Row::expires_at(bytes).expect("an expiry");
         if key.kind_byte() == Kind::Seen as u8 {
@@ -487,6 +516,12 @@ fn meaning(rows: &BTreeMap<Key, Vec<u8>>, now: Millis, keep_ms: Millis) -> BTree
                     let same = at_s as u32 ^ content;
                     held.insert(place, Held::Print(same));
                 }
+            }
+        } else if key.kind_byte() == Kind::Traces as u8 {
+            let Ok(Row::Traces(pack)) = Row::decode(key, bytes) else { panic!("a pack of traces") };
+            for trace in pack.into_iter().filter(|trace| trace.at >= now - TRACES_KEPT_MS) {
+                traces += 1;
+                held.insert((Key::from_bytes(&[key.kind_byte()]), traces), Held::Trace(trace));
             }
         } else if expires_at > now {
             let row = Row::decode(key, bytes).expect("a row");

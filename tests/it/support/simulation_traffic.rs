@@ -72,7 +72,35 @@ pub fn plan(dice: &mut Dice, start: Millis, partitions: i32) -> Vec<Planned> {
     });
     // Of their own dice, so that the events of a seed stay what they are.
     planned.extend(playbooks(&mut dice.clone(), start));
+    planned.extend(commands(&mut dice.clone(), start));
     planned.sort_by_key(|record| record.at);
+    planned
+}
+
+/// What people ask for: blocks, with and without an end, lifts, a watch, and something that makes no sense.
+fn commands(dice: &mut Dice, start: Millis) -> Vec<Planned> {
+    let mut planned = Vec::new();
+    for n in 0..dice.between(2, 12) {
+        let at = start + dice.between(0, 2 * BURST + PAUSE);
+        let (scope, value) = match dice.below(6) {
+            0 => ("ACCOUNT", "target0@mail.example".to_owned()),
+            1 => ("CIDR", "203.0.113.0/24".to_owned()),
+            2 => ("CIDR", "198.51.0.0/16".to_owned()),
+            3 => ("IP", "10.0.0.1".to_owned()),
+            _ => ("IP", format!("203.0.113.{}", dice.below(5))),
+        };
+        let kind = dice.pick(&["BLOCK", "BLOCK", "LIFT", "MARK_FALSE_POSITIVE", "WATCH"]);
+        let until = if dice.one_in(3) { "null".to_owned() } else { (at + dice.between(1_000, PAUSE)).to_string() };
+        let second = if dice.one_in(2) { "\"eve\"" } else { "null" };
+        let text = format!(
+            r#"{{"command_id":"c{n}","at":{at},"actor":"ada","role":"operator","tenant":"{}","kind":"{kind}",
+            "scope":"{scope}","value":"{value}","action":"{}","until":{until},"reason":"a seed","approved_by":{second}}}"#,
+            dice.pick(&["shop", "bank"]),
+            dice.pick(&["BLOCK", "CHALLENGE"]),
+        );
+        let (key, value) = (Some(format!("c{n}")), Some(text.into_bytes()));
+        planned.push(Planned { at, topic: "commands", partition: None, key, value, headers: Vec::new() });
+    }
     planned
 }
 
