@@ -147,7 +147,7 @@ fn hostile_names_stay_what_they_are_and_bring_no_others_down() {
     let mut pipeline = Pipeline::new(std::sync::Arc::new(env));
     let mut told = Told::default();
     let names = ["a|b", "=1+1", "<script>alert(1)</script>", "\u{202e}drow", "\u{1b}[31mred", "x"];
-    let event = |n: i64, account: &str, told: &mut Told| {
+    let mut event = |n: i64, account: &str, told: &mut Told| {
         let at = crate::support::core::START + n * 500;
         let source = format!("198.51.{}.9", n % 100);
         let event = LoginEvent {
