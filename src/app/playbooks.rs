@@ -249,6 +249,7 @@ pub fn play(playbook: &Playbook, fixture: &Fixture) -> Result<Played> {
             // As many bad attempts as good ones.
             odds_permille: 1_000,
             traits: Vec::new(),
+            withdrawn: Vec::new(),
             incident_id: None,
         };
         drop(pipeline.control(START, |version| ControlChange::Status {

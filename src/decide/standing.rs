@@ -116,6 +116,16 @@ impl Standing {
         self.lifted_until = Some(until);
     }
 
+    /// Keeps playbooks off the entity until `until`; what people want stays.
+    pub fn keep_off(&mut self, until: Millis) {
+        self.lifted_until = self.lifted_until.max(Some(until));
+    }
+
+    /// Drops what these playbooks want.
+    pub fn withdraw(&mut self, is_withdrawn: impl Fn(&str) -> bool) {
+        self.claims.retain(|claim| claim.actor.is_some() || !is_withdrawn(&claim.playbook));
+    }
+
     /// A person wants the entity restricted: what was lifted counts again.
     pub fn ask(&mut self, claim: Claim) {
         self.lifted_until = None;

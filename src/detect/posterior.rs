@@ -56,6 +56,8 @@ pub struct Evidence {
     account: Hashed,
     accounts: u8,
     names: u8,
+    /// How often a stranger got in, each account once in a while.
+    entered: u8,
     /// When it last faded.
     at: Millis,
 }
@@ -69,6 +71,8 @@ pub enum Deed {
         account: Option<Hashed>,
     },
     KnownSuccess,
+    /// A stranger got in, who had not lately.
+    Entered,
 }
 
 /// What is known of a source besides its deeds.
@@ -100,6 +104,7 @@ impl Evidence {
                     self.names = self.names.saturating_add(u8::from(is_unknown));
                 }
             }
+            Deed::Entered => self.entered = self.entered.saturating_add(1),
             Deed::KnownSuccess => self.known_successes = (self.known_successes + KNOWN_SUCCESS).max(-CAP),
         }
     }
@@ -130,6 +135,11 @@ impl Evidence {
 pub fn posterior(evidence: &Evidence, from: &Standpoint, action: Action, now: Millis, who: &str) -> Option<Found> {
     let mut evidence = *evidence;
     evidence.fade(now);
+    // Of an attacker's list hardly anything fits. Where more strangers get in than fail, honest people live, of whom nothing is
+    // known yet: an exit that hundreds share, soon after the state began.
+    if evidence.entered > evidence.accounts {
+        return None;
+    }
     let odds = f64::from(from.odds_permille.clamp(1, ODDS_MAX)) / 1_000.0;
     let good = match from.good_accounts {
         0 => 0.0,

@@ -106,12 +106,11 @@ pub(super) fn note(task: &mut Task, env: &Env, note: &Note, fx: &mut Effects) {
     );
     if let Some(incident_id) = &note.incident_id {
         let told = [
-            ("account", Some(note.account.to_string())),
             ("source", Some(note.source.to_string())),
             ("outcome", Some(Outcome::Success.as_str().to_owned())),
             ("activity", Some(Activity::Login.as_str().to_owned())),
         ];
-        details::trail(incident_id, &note.event_id, note.at, told, fx);
+        details::trail(incident_id, (&note.event_id, &note.account), note.at, told, fx);
     }
 }
 

@@ -48,6 +48,8 @@ counters! {
     TooOldToEnforce = "too_old_to_enforce",
     /// Findings of a playbook that had restricted as many as its cap allows.
     Capped = "capped",
+    /// Entities lifted because people who had logged in from there before were refused.
+    RolledBack = "rolled_back",
     /// Changes of control that could not be applied: an exemption that is no such thing, or one too many.
     RefusedControl = "refused_control",
     /// Changes of playbooks that do not pass their checks: what was in effect stays. Each is counted once.

@@ -171,30 +171,31 @@ pub(super) fn step(task: &mut Task, env: &Env, about: About<'_>, a: &Attempt, fx
     row.steps += 1;
     let text = |text: &Option<Box<str>>| text.as_deref().map(|text| text.chars().take(AGENT_CHARS_MAX).collect());
     let told = [
-        ("account", Some(a.account.to_string())),
         ("source", Some(a.source.to_string())),
         ("outcome", Some(a.outcome.as_str().to_owned())),
         ("activity", Some(a.activity.as_str().to_owned())),
         ("application", text(&a.application)),
         ("user_agent", text(&a.user_agent)),
     ];
-    trail(&row.incident_id, &a.event_id, a.occurred_at, told, fx);
+    trail(&row.incident_id, (&a.event_id, &a.account), a.occurred_at, told, fx);
     task.view.put(key, Row::Detail(row), now.saturating_add(KEPT_MS));
 }
 
-/// A step of an intruder.
+/// A step of an intruder. An id may come again with another account, whose owner is another one: both name the line.
 pub(super) fn trail<const N: usize>(
     incident_id: &str,
-    event_id: &str,
+    (event_id, account): (&str, &str),
     at: Millis,
     about: [(&str, Option<String>); N],
     fx: &mut Effects,
 ) {
-    let about = about.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+    let known = [("event_id", Some(event_id.to_owned())), ("account", Some(account.to_owned()))];
+    let all = about.into_iter().chain(known);
+    let about = all.filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
     fx.push(Output::Detail(Box::new(IncidentDetail {
         incident_id: incident_id.to_owned(),
         kind: DetailKind::Trail,
-        value: event_id.to_owned(),
+        value: format!("{event_id}|{account}"),
         sealed_account: None,
         counts: BTreeMap::new(),
         first_at: at,

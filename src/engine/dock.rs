@@ -3,6 +3,8 @@
 //! Taking it lets end what has ended, so what is published does not depend on whether the due index or an attempt
 //! came first.
 
+use std::collections::BTreeMap;
+
 use super::counts::Counter;
 use super::details;
 use super::env::Env;
@@ -10,11 +12,16 @@ use super::io::{BlockChange, Effects, Output};
 use super::key::Key;
 use super::row::{Row, StandingRow};
 use super::task::Task;
-use crate::decide::{Case, Change, Claim, Decision, Manner, Standing, decide, is_news, is_over, is_settled};
+use crate::decide::{
+    Case, Change, Claim, Decision, Manner, Standing, decide, is_news, is_over, is_settled, verdict_id,
+};
 use crate::detect::Found;
-use crate::event::{Action, AttackState, Entity, Millis, Mode};
+use crate::event::{Action, AttackState, Entity, Millis, Mode, Severity, Verdict};
 use crate::topology::{Cap, Playbook, Watch};
 use crate::window::Timeliness;
+
+/// How long playbooks are kept off an entity with which good people were refused.
+const ROLLED_BACK_MS: Millis = 3_600_000;
 
 /// What is the same for every entity that an attempt touches.
 #[derive(Debug)]
@@ -139,8 +146,13 @@ impl Dock {
             fx.count(Counter::Spared);
             return false;
         }
-        if manner.mode == Mode::Live && task.is_switched_off(&who.tenant) {
-            manner = Manner::shadow("kill_switch");
+        let held_back = if task.is_switched_off(&who.tenant) {
+            Some("kill_switch")
+        } else {
+            task.is_withdrawn(&who.tenant, &playbook.id).then_some("withdrawn")
+        };
+        if let Some(because) = held_back.filter(|_| manner.mode == Mode::Live) {
+            manner = Manner::shadow(because);
             if is_settled(playbook, manner, standing, now) {
                 return false;
             }
@@ -203,6 +215,55 @@ impl Dock {
         }
     }
 
+    /// Keeps playbooks off an entity with which `hurt` good accounts were refused, and says so.
+    pub(super) fn roll_back(
+        &mut self,
+        task: &mut Task,
+        env: &Env,
+        who: &Entity,
+        claim: &Claim,
+        hurt: usize,
+        cause: &Cause<'_>,
+        fx: &mut Effects,
+    ) {
+        let until = cause.arrived_at.saturating_add(ROLLED_BACK_MS);
+        fx.count(Counter::RolledBack);
+        let version = env.playbooks.iter().find(|p| *p.id == *claim.playbook).map_or(0, |p| p.version);
+        let measures = BTreeMap::from([
+            ("known_users_refused".to_owned(), hurt as f64),
+            ("known_users_refused.threshold".to_owned(), hurt as f64),
+        ]);
+        fx.verdict(Box::new(Verdict {
+            verdict_id: verdict_id(who, "collateral", cause.event_id, cause.occurred_at),
+            tenant: who.tenant.to_string(),
+            occurred_at: cause.occurred_at,
+            playbook: claim.playbook.to_string(),
+            playbook_version: version,
+            mode: Mode::Live,
+            finding: "collateral".to_owned(),
+            severity: Severity::Medium,
+            confidence: 1.0,
+            scope: who.scope,
+            value: who.value.to_string(),
+            action: Action::None,
+            until: Some(until),
+            window_start: claim.since,
+            window_end: cause.arrived_at,
+            measures,
+            explanation: format!(
+                "{}: {hurt} accounts that had logged in from there for a day or longer were refused; it is lifted, and \
+                 playbooks are kept off it for an hour.",
+                who.value
+            ),
+            contributions: BTreeMap::new(),
+            related: Vec::new(),
+            evidence: vec![cause.event_id.to_owned()],
+            tags: Vec::new(),
+            incident_id: cause.incident_id.map(str::to_owned),
+        }));
+        self.change(task, who, task.now(), cause.incident_id, fx, |standing| standing.keep_off(until));
+    }
+
     /// What an edge stopped keeps alive what stands against the entity, and opens nothing.
     pub(super) fn renew(&mut self, task: &mut Task, cause: &Cause<'_>, fx: &mut Effects) {
         let now = task.now();
@@ -216,6 +277,20 @@ impl Dock {
         }
         if let Some(due) = row.standing.next_end() {
             task.set_due(due, &self.key);
+        }
+    }
+
+    /// Drops what withdrawn playbooks want.
+    fn withdraw(&mut self, task: &Task, fx: &mut Effects) {
+        let Some(row) = &mut self.row else { return };
+        let before = row.standing.clone();
+        let tenant = &row.entity.tenant;
+        row.standing.withdraw(|playbook| task.is_withdrawn(tenant, playbook));
+        if row.standing != before {
+            self.is_changed = true;
+            if let Some(change) = row.standing.settle(task.now()) {
+                publish_change(change, &row.entity, "withdrawn", None, fx);
+            }
         }
     }
 
@@ -235,6 +310,7 @@ impl Dock {
 pub(super) fn due(task: &mut Task, key: &Key, at: Millis, fx: &mut Effects) {
     let mut dock = Dock::take(task, key.clone(), fx);
     dock.let_end(at, fx);
+    dock.withdraw(task, fx);
     let next = dock.row.as_ref().and_then(|row| row.standing.next_end());
     dock.put(task);
     if let Some(next) = next {

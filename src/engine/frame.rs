@@ -86,6 +86,8 @@ pub struct Partial {
     /// When the last of these ends, unless it is prolonged; 0 when there is none.
     pub blocked_until: Millis,
     pub compromised: Vec<Fallen>,
+    /// Playbooks whose block was rolled back, once for each entity.
+    pub rolled_back: Vec<Box<str>>,
     /// What many sources share, where a playbook watches it.
     pub traits: Vec<TraitSum>,
     /// What was tried with, of every attempt while the tenant is not calm, and of a sample of them while it is.
@@ -152,6 +154,7 @@ impl Partial {
         let most = Self::ATTEMPTS_MAX as usize;
         let lists =
             [self.sources.len(), self.accounts.len(), self.blocked.len(), self.compromised.len(), self.profiles.len()];
+        // Each roll-back is of a stopped attempt.
         self.attempts.saturating_add(self.stopped) >= Self::ATTEMPTS_MAX || lists.into_iter().any(|len| len >= most)
     }
 
@@ -202,7 +205,7 @@ fn remember(list: &mut Vec<Hashed>, value: Hashed) {
     }
 }
 
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 /// Largest frame that is written; the loop starts another one beyond it.
 pub const FRAME_BYTES_MAX: usize = 256 << 10;
 

@@ -134,7 +134,12 @@ pub struct StatusChange {
     pub incident_id: Option<Box<str>>,
     /// What the bad attempts share.
     pub traits: Vec<TraitChange>,
+    /// Playbooks that are withdrawn, and until when.
+    pub withdrawn: Vec<(Box<str>, Millis)>,
 }
+
+/// Most playbooks of a tenant that are withdrawn at a time.
+pub(super) const WITHDRAWN_MAX: usize = 64;
 
 /// A trait of an attack, for judging a source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,6 +169,12 @@ impl From<&AttackStatus> for StatusChange {
             odds_permille: (status.bad_to_good * 1_000.0).clamp(0.0, f64::from(ODDS_MAX)) as u32,
             incident_id: status.incident_id.as_deref().map(Into::into),
             traits: status.traits.iter().filter_map(TraitChange::of).take(TRAITS_MAX).collect(),
+            withdrawn: status
+                .withdrawn
+                .iter()
+                .take(WITHDRAWN_MAX)
+                .map(|of| (of.playbook.as_str().into(), of.until))
+                .collect(),
         }
     }
 }

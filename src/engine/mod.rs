@@ -11,6 +11,7 @@ mod device;
 mod dock;
 mod env;
 pub mod frame;
+mod governor;
 mod held;
 mod incident;
 mod intake;

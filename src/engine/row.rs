@@ -74,6 +74,8 @@ pub struct SourceRow {
     pub successes: Option<Slices<1>>,
     /// Accounts that logged in from it.
     pub good: GoodRow,
+    /// Of these, who was refused since it was last blocked: see `collateral`.
+    pub hurt: Vec<Hashed>,
     /// When it was first heard of, since it was last forgotten; 0: not yet.
     pub first_seen: Millis,
     /// What it did lately that speaks for an attacker or against one.
@@ -116,6 +118,8 @@ pub struct NetworkRow {
     pub blocked: Vec<(Source, Millis)>,
     /// Accounts that logged in from it.
     pub good: GoodRow,
+    /// Of these, who was refused since it was last blocked: see `collateral`.
+    pub hurt: Vec<Hashed>,
     /// From when all but `good` counts as forgotten.
     pub forgotten_at: Millis,
 }
@@ -261,6 +265,10 @@ pub struct SiteRow {
     /// They are others than were told last.
     pub traits_are_news: bool,
     pub incident: Option<Box<OpenIncident>>,
+    /// What playbooks blocked and what of it was rolled back, and until when those that did harm are withdrawn.
+    pub governed: BTreeMap<Box<str>, Slices<2>>,
+    pub withdrawn: BTreeMap<Box<str>, Millis>,
+    pub withdrawn_is_news: bool,
     /// The ten seconds that go on.
     pub activity: ActivitySum,
     /// What an incident that opens would already have to tell.

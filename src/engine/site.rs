@@ -1,8 +1,11 @@
 //! The site stage: one tenant as a whole. Merges the partial sums, says whether an attack is on, keeps the incident.
 
+use std::collections::BTreeMap;
+
 use super::details;
 use super::env::Env;
 use super::frame::Partial;
+use super::governor;
 use super::incident;
 use super::io::{Effects, Output};
 use super::key::Key;
@@ -82,6 +85,9 @@ impl SiteRow {
             traits_at: Millis::MIN,
             traits_are_news: false,
             incident: None,
+            governed: BTreeMap::new(),
+            withdrawn: BTreeMap::new(),
+            withdrawn_is_news: false,
             activity: ActivitySum::default(),
             recent: Recent::default(),
         }
@@ -131,6 +137,7 @@ pub(super) fn partial(task: &mut Task, env: &Env, partial: &Partial, fx: &mut Ef
     let Partial { attempts, failures, known_failures, unknown, stopped, refused, .. } = *partial;
     tell_activity(&partial.tenant, &mut row, now, fx);
     row.activity.add(partial);
+    governor::partial(&mut row, partial, now);
     row.minute.add(partial.at, [attempts, failures, unknown, stopped, refused, known_failures]);
     match &mut row.incident {
         Some(incident) => incident.merge(env, partial),
@@ -299,7 +306,8 @@ fn judge(task: &mut Task, env: &Env, tenant: &str, row: &mut SiteRow, fx: &mut E
     let is_switched = before != AttackState::Calm && row.is_off != is_off;
     row.is_off = is_off;
     let holds = before != AttackState::Calm && (told_for >= REFRESH_MS || is_news || is_switched);
-    if row.state != before || holds {
+    if row.state != before || holds || row.withdrawn_is_news {
+        row.withdrawn_is_news = false;
         row.published_at = now;
         row.traits_are_news = false;
         fx.push(Output::Status(Box::new(status(env, tenant, row, &figures, now))));
@@ -409,6 +417,7 @@ fn status(env: &Env, tenant: &str, row: &SiteRow, figures: &Figures, now: Millis
         usual_failure_share: row.usual_share(),
         traits: row.traits.clone(),
         incident_id: row.incident.as_ref().map(|i| i.id.to_string()),
+        withdrawn: governor::withdrawn(row, now),
     }
 }
 

@@ -30,6 +30,10 @@ use crate::window::{Hashed, Sighting, Slices, Timeliness, memory_ms};
 
 /// Most blocked addresses of one network that are remembered: an IPv4 /24 holds no more.
 const BLOCKED_MAX: usize = 256;
+/// So many people who have always come from a source, or a network, are refused before it is lifted: one may be the owner of
+/// the machine that attacks.
+const HURT_AT_SOURCE: usize = 2;
+const HURT_IN_NETWORK: usize = 3;
 /// While a tenant is calm, the profile of one in so many attempts is told to the site.
 const SAMPLED_OF: u64 = 16;
 
@@ -132,6 +136,8 @@ struct Scene {
     pair: Option<(Held<Box<AccountRow>>, Dock)>,
     /// Entities newly kept out by this attempt, with the playbook.
     blocked: Vec<(Entity, Box<str>)>,
+    /// The playbook whose block this attempt rolled back.
+    rolled_back: Option<Box<str>>,
 }
 
 impl Scene {
@@ -167,6 +173,7 @@ impl Scene {
                 (Held::take(task, windows, Row::account), Dock::take(task, standing, fx))
             }),
             blocked: Vec::new(),
+            rolled_back: None,
             a,
         };
         // What is forgotten is a change like any other, so that a row in hand is always the row that is stored.
@@ -249,6 +256,8 @@ impl Scene {
             Deed::Failed { is_unknown: self.a.is_unknown_account(), account: self.account }
         } else if self.a.is_success() && self.known_pair.is_some() && !says_nothing {
             Deed::KnownSuccess
+        } else if self.a.is_success() && self.known_pair.is_none() && self.account.is_some() {
+            Deed::Entered
         } else {
             return;
         };
@@ -282,6 +291,7 @@ impl Scene {
             if self.blocked_by(task.now()).is_some() {
                 self.renew(task, env, fx);
                 self.tell_network(task.now());
+                self.roll_back(task, env, fx);
             }
             false
         } else {
@@ -434,6 +444,37 @@ impl Scene {
         }
     }
 
+    /// People who have always come from here are refused with the source, or with its network: what keeps it out is lifted.
+    fn roll_back(&mut self, task: &mut Task, env: &Env, fx: &mut Effects) {
+        let (Some(account), Some(pair), now) = (self.account, self.known_pair, task.now()) else { return };
+        let by_source = self.source_dock.blocked_by(now);
+        let Some(claim) = by_source.or_else(|| self.network_dock.blocked_by(now)).cloned() else { return };
+        // Who became known in a hurry, or since, may be the attacker's.
+        if claim.actor.is_some() || pair.known_from.saturating_add(env.limits.good_age_ms) > claim.since {
+            return;
+        }
+        let is_source = by_source.is_some();
+        let hurt = if is_source { &mut self.source_windows().hurt } else { &mut self.network_windows().hurt };
+        if hurt.contains(&account) {
+            return;
+        }
+        hurt.push(account);
+        let enough = if is_source { HURT_AT_SOURCE } else { HURT_IN_NETWORK };
+        if hurt.len() < enough {
+            return;
+        }
+        hurt.clear();
+        let tenant = &self.a.tenant;
+        let (dock, who) = if is_source {
+            (&mut self.source_dock, Entity::source(tenant, self.a.source))
+        } else {
+            (&mut self.network_dock, Entity::network(tenant, self.a.source.network()))
+        };
+        let cause = self.case.cause(&self.a.event_id, self.a.occurred_at, false);
+        dock.roll_back(task, env, &who, &claim, enough, &cause, fx);
+        self.rolled_back = Some(claim.playbook);
+    }
+
     /// The claim that keeps the source out now: on itself, or on its network. An exempt source is not kept out,
     /// whatever was published before.
     fn blocked_by(&self, now: Millis) -> Option<&Claim> {
@@ -558,6 +599,7 @@ impl Scene {
         }
         let source = env.source(self.a.source);
         let blocked = std::mem::take(&mut self.blocked);
+        let rolled_back = self.rolled_back.take();
         let kept_out = self.blocked_by(task.now()).is_some();
         let ends =
             [&self.source_dock, &self.network_dock].map(|dock| dock.blocked_by(task.now()).map(|claim| claim.until));
@@ -598,6 +640,7 @@ impl Scene {
             }
             partial.blocked_until = partial.blocked_until.max(blocked_until);
             partial.blocked.extend(blocked);
+            partial.rolled_back.extend(rolled_back);
         });
     }
 

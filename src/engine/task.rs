@@ -349,8 +349,12 @@ impl Task {
                 continue;
             }
             let opened = self.opened_by(&change);
+            let withdraws = self.withdraws(&change);
             if self.apply(&change).is_err() {
                 fx.count(Counter::RefusedControl);
+            }
+            if let Some(tenant) = withdraws {
+                self.look_at_standings(&tenant);
             }
             if let Some((tenant, incident_id, since)) = opened {
                 self.has_new_incident = true;
@@ -377,6 +381,25 @@ impl Task {
             let of_site = news.iter().filter(is_of_site).cloned().collect();
             fx.push(Output::MarkAll { to: Stage::Account, mark: Mark { at: now, changes: news } });
             fx.push(Output::MarkAll { to: Stage::Site, mark: Mark { at: now, changes: of_site } });
+        }
+    }
+
+    /// The tenant for which a change withdraws a playbook that was not withdrawn before.
+    fn withdraws(&self, change: &ControlChange) -> Option<Box<str>> {
+        let ControlChange::Status { tenant, status: Some(status), .. } = change else { return None };
+        let is_news = status.withdrawn.iter().any(|(of, _)| !self.is_withdrawn(tenant, of));
+        is_news.then(|| tenant.clone())
+    }
+
+    /// Whatever stands against anybody of a tenant falls due now: something of it may not hold any more. All that can end
+    /// is in the due index already.
+    fn look_at_standings(&mut self, tenant: &str) {
+        let now = self.now();
+        let is_standing = |what: &Key| what.kind_byte() == Kind::Standing as u8;
+        let theirs = self.due.iter().map(|(_, what)| what).filter(|what| is_standing(what));
+        let theirs: BTreeSet<Key> = theirs.filter(|what| tenant_of(what).as_deref() == Some(tenant)).cloned().collect();
+        for what in theirs {
+            self.set_due(now, &what);
         }
     }
 
@@ -440,6 +463,13 @@ impl Task {
         [&self.env.exemptions, &self.exemptions].into_iter().any(|set| set.covers_tenant(tenant, now).is_some())
     }
 
+    /// Whether a playbook is withdrawn for a tenant: it did harm there.
+    pub(super) fn is_withdrawn(&self, tenant: &str, playbook: &str) -> bool {
+        let now = self.now();
+        let status = self.statuses.get(tenant);
+        status.is_some_and(|s| s.withdrawn.iter().any(|(of, until)| **of == *playbook && *until > now))
+    }
+
     /// Whom people watch.
     pub(super) const fn watches(&self) -> &Exemptions {
         &self.watches
@@ -470,6 +500,12 @@ impl Task {
     #[must_use]
     pub fn next_due(&self) -> Option<Millis> {
         self.due.first().map(|(at, _)| *at)
+    }
+
+    /// Whether nothing falls due before this.
+    #[must_use]
+    pub fn is_due_next(&self, at: Millis, what: &Key) -> bool {
+        self.due.first().is_some_and(|(first, key)| *first == at && key == what)
     }
 
     /// What must come before an input: everything due by the stream time that it brings, or that the task has reached

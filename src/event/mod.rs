@@ -19,7 +19,7 @@ pub use login_event::{Activity, ChallengeResult, FailureReason, LoginEvent, Meth
 pub use record::{
     Action, ActivitySlice, AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, Command, CommandKind,
     Compromise, Counted, DetailKind, Disposition, Exemption, Incident, IncidentDetail, IncidentKind, IncidentState,
-    Mode, Receipt, ReceiptOutcome, Related, Severity, Trait, Verdict,
+    Mode, Receipt, ReceiptOutcome, Related, Severity, Trait, Verdict, Withdrawn,
 };
 pub use reject::{Reason, Reject};
 

@@ -160,6 +160,16 @@ pub struct AttackStatus {
     pub usual_failure_share: f64,
     pub traits: Vec<Trait>,
     pub incident_id: Option<String>,
+    /// Playbooks that did harm, and do nothing until then. Records of before the field lack it.
+    #[serde(default)]
+    pub withdrawn: Vec<Withdrawn>,
+}
+
+/// A playbook that restricts nobody for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withdrawn {
+    pub playbook: String,
+    pub until: Millis,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -202,7 +212,7 @@ pub struct Incident {
 pub struct IncidentDetail {
     pub incident_id: String,
     pub kind: DetailKind,
-    /// An account, an address or range, the start of a minute in milliseconds, a verdict's or command's id, an event's id.
+    /// An account, an address or range, the start of a minute in milliseconds, a verdict's or command's id, an event's id and its account.
     pub value: String,
     /// Names are not sealed yet.
     pub sealed_account: Option<Vec<u8>>,

@@ -325,7 +325,7 @@ impl Running {
             self.keys = keys;
             let mut has_turned = false;
             for (cause, input) in inputs {
-                self.feed_due(around, &input, out)?;
+                has_turned |= self.feed_due(around, &input, out)?;
                 has_turned |= self.turn_to(&input, &cause, out)?;
                 if has_turned {
                     // Under another plan it may touch other rows.
@@ -406,12 +406,13 @@ impl Running {
         out.broken(&reject, stage, record, item.as_deref())
     }
 
-    /// What must come before an input.
-    fn feed_due(&mut self, around: &Around<'_>, input: &Input<'_>, out: &mut Out<'_>) -> Result<(), Error> {
+    /// What must come before an input; `true` when the plan became another one meanwhile.
+    fn feed_due(&mut self, around: &Around<'_>, input: &Input<'_>, out: &mut Out<'_>) -> Result<bool, Error> {
+        let mut has_turned = false;
         loop {
             let due = self.task.due_before(input);
             if due.is_empty() {
-                return Ok(());
+                return Ok(has_turned);
             }
             let mut keys = Vec::new();
             for (at, what) in &due {
@@ -419,6 +420,10 @@ impl Running {
             }
             self.load(&mut keys)?;
             for (at, what) in due {
+                // What fell due may have made something else fall due, sooner than what comes next here.
+                if !self.task.is_due_next(at, &what) {
+                    break;
+                }
                 let cause = Cause::Due(at, what.clone());
                 if !around.poison.is_empty() && around.poison.contains(&cause.place(&self.part)) {
                     tracing::error!(part = %self.part, at, ?what, "due, and steps panic on it; dropped");
@@ -427,6 +432,7 @@ impl Running {
                 }
                 let input = Input::Due(at, what);
                 if self.turn_to(&input, &cause, out)? {
+                    has_turned = true;
                     self.read(&input)?;
                 }
                 self.step(input, &cause, out)?;

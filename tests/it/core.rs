@@ -324,6 +324,7 @@ fn control_holds_by_its_version_and_a_status_ends_by_itself() {
             odds_permille: 0,
             traits: Vec::new(),
             incident_id: Some("incident".into()),
+            withdrawn: Vec::new(),
         };
         move |version| ControlChange::Status { version, tenant: "shop".into(), status: Some(change.clone()) }
     };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis::engine::{Emission, Output, Pipeline};
 use portcullis::event::{
-    ActivitySlice, AttackState, DetailKind, Incident, IncidentDetail, LoginEvent, Mode, Outcome, Verdict,
+    ActivitySlice, AttackState, DetailKind, Incident, IncidentDetail, LoginEvent, Mode, Outcome, Source, Verdict,
 };
 use portcullis::ingest::simulate::{Edge, Label, Options, Planned, Scenario, Simulation, Site};
 
@@ -88,16 +88,19 @@ fn nobody_is_left_out_of_the_night() {
     let others: Vec<&&str> = targets.difference(&attacked).collect();
     assert!(others.len() < attacked.len() / 20, "{} others", others.len());
     // Nor is any source that failed.
-    let sources: BTreeSet<&str> =
-        planned.iter().filter(is_attack).filter(failed).map(|p| &*p.event.source_ip).collect();
+    let source = |p: &Planned| p.event.source_ip.parse::<Source>().unwrap().to_string();
+    let sources: BTreeSet<String> = planned.iter().filter(is_attack).filter(failed).map(source).collect();
     assert!(sources.len() > 300, "{}", sources.len());
-    let took_part: BTreeSet<&str> = told.of(DetailKind::Source).map(|d| &*d.value).collect();
+    let took_part: BTreeSet<String> = told.of(DetailKind::Source).map(|d| d.value.clone()).collect();
     assert_eq!(sources.difference(&took_part).count(), 0);
 
     // The lines of sources, of targets, of minutes and the incident tell the same story.
-    for name in ["attempts", "failures", "unknown"] {
+    for name in ["failures", "unknown", "stopped"] {
         assert_eq!(told.sum(DetailKind::Source, name), told.sum(DetailKind::Target, name), "{name}");
     }
+    // A stranger's success makes nobody a target, and is told of who is one already.
+    let tried = |kind| told.sum(kind, "attempts") - told.sum(kind, "successes");
+    assert_eq!(tried(DetailKind::Source), tried(DetailKind::Target));
     assert_eq!(told.sum(DetailKind::Minute, "attempts"), incident.attempts);
     assert_eq!(told.sum(DetailKind::Minute, "failures"), incident.failures);
     assert_eq!(told.sum(DetailKind::Minute, "stopped"), incident.stopped_at_edge);
@@ -113,7 +116,7 @@ fn nobody_is_left_out_of_the_night() {
     for fallen in &incident.compromised {
         let target = &told.details[&format!("{}|TARGET|{}", incident.incident_id, fallen.account)];
         assert_eq!(target.about["entered_from"], fallen.source_ip);
-        let step = &told.details[&format!("{}|TRAIL|{}", incident.incident_id, fallen.event_id)];
+        let step = &told.details[&format!("{}|TRAIL|{}|{}", incident.incident_id, fallen.event_id, fallen.account)];
         assert_eq!((&*step.about["account"], &*step.about["outcome"]), (&*fallen.account, "SUCCESS"));
     }
     // What was done: every live verdict of the incident, and nothing else.

@@ -28,6 +28,7 @@ mod edge_load;
 mod explain;
 mod follow;
 mod forgotten;
+mod governor;
 mod incident_details;
 mod instances;
 mod job;

@@ -392,6 +392,7 @@ fn calm(tenant: &str, now: Millis) -> AttackStatus {
         usual_failure_share: 0.0,
         traits: Vec::new(),
         incident_id: None,
+        withdrawn: Vec::new(),
     }
 }
 

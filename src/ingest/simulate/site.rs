@@ -451,6 +451,7 @@ mod tests {
             usual_failure_share: 0.0,
             traits,
             incident_id: None,
+            withdrawn: Vec::new(),
         }
     }
 

@@ -85,6 +85,7 @@ fn unknown_pairs(at: Millis) -> AttackStatus {
         usual_failure_share: 0.1,
         traits: Vec::new(),
         incident_id: None,
+        withdrawn: Vec::new(),
     }
 }
 

@@ -235,6 +235,7 @@ impl<'a> Teller<'a> {
             usual_failure_share: 0.0,
             traits: Vec::new(),
             incident_id: None,
+            withdrawn: Vec::new(),
         };
         self.put("attack-status", b"shop", Some(&self.encoder.encode("attack-status", &status).unwrap()), None);
     }
