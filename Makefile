@@ -57,9 +57,8 @@ chaos: setup ## CHAOS_FAULTS faults (1000) on a real Kafka, and a comparison wit
 	@log="$(CHAOS_LOGS)/$$(date -u +%Y%m%dT%H%M%SZ).log"; echo "log: $$log"; \
 	  $(CARGO) test --release --locked --test it -- chaos::as_many_faults --ignored --nocapture 2>&1 | tee "$$log"
 
-score: setup-build ## every simulated attack and trouble, SEEDS seeds (3), beside other people's rules; some minutes
-	$(CARGO) run --release --locked -- --log warn score --seeds $(or $(SEEDS),3) \
-	  --against fail2ban=benches/rules-of-others/fail2ban --against crowdsec=benches/rules-of-others/crowdsec
+score: setup-build ## every simulated attack and trouble, SEEDS seeds (3), beside fail2ban, CrowdSec and an oracle; a quarter of an hour
+	$(CARGO) run --release --locked -- --log warn score --seeds $(or $(SEEDS),3)
 
 check: fmt lint deny typos rooms ## format, lints, licences and sources, spelling, direction of rooms
 

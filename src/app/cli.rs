@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use super::backtest::BacktestArgs;
 use super::clock::ProcessClock;
 use super::commands::{AllowArgs, BlockArgs, KillSwitchArgs, UnblockArgs, WatchArgs};
 use super::console::{ConsoleArgs, ConsoleContext};
@@ -29,12 +30,12 @@ use super::tail::TailArgs;
 use super::telemetry::{self, LogFormat};
 use super::topics::TopicsArgs;
 use super::{
-    Connection, Ending, commands, console, demo, edge, explain, incident, playbooks, produce, replay, run, score,
-    simulate, sink, state, status, tail, topics, topology,
+    Connection, Ending, backtest, commands, console, demo, edge, explain, incident, playbooks, produce, replay, run,
+    score, simulate, sink, state, status, tail, topics, topology,
 };
 use crate::console::{Shown, routes};
 use crate::edge::server::Rate;
-use crate::log::Clock as _;
+use crate::log::Clock;
 use crate::log::registry::RegistryOptions;
 
 /// Finds account-takeover attacks in login events on Kafka while they run, and stops them at the edge.
@@ -80,6 +81,7 @@ pub enum Command {
     /// Publish login events of a file
     Produce(ProduceArgs),
     Replay(ReplayArgs),
+    Backtest(BacktestArgs),
     Simulate(SimulateArgs),
     Demo(DemoArgs),
     Playbooks(PlaybooksArgs),
@@ -223,6 +225,13 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
             let summary = replay::replay(args, &plain()?)?;
             args.answer.write(&mut out, &summary, &summary.to_string())?;
             Ok(Ending::Well)
+        }
+        Command::Backtest(args) => {
+            let settings = plain()?;
+            let topic = topology::topics(&settings).map_err(Wrong)?.public("login-events");
+            let clock: Arc<dyn Clock> = Arc::new(clock);
+            let done = backtest::run(args, &settings, (&settings.client, &topic), &clock, &mut out);
+            done.map_err(wrong_or_refused)
         }
         Command::Simulate(args) if args.publish => {
             let summary = simulate::publish(args, &connection(&plain()?)?, &clock, &*stop_on_signals()?)?;

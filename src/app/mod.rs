@@ -1,5 +1,6 @@
 //! Wires everything and decides nothing: commands, settings, telemetry, and the only clock.
 
+pub mod backtest;
 mod board;
 pub mod cli;
 pub mod clock;

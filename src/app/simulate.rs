@@ -25,7 +25,7 @@ use crate::engine::{Emission, Env, Output, Pipeline};
 use crate::event::wire::{format_millis, login_event_to_json};
 use crate::event::{AttackStatus, BlocklistEntry, IncidentState, Millis};
 use crate::ingest::simulate::{
-    Attacker, Edge, HISTORY_MAX_MS, Options, Planned, Scenario, Simulation, Site, Summary, TruthLine,
+    Attacker, Edge, HISTORY_MAX_MS, Options, Planned, Road, Scenario, Simulation, Site, Summary, TruthLine,
 };
 use crate::log::Clock as _;
 use crate::topology::{format_duration, parse_duration};
@@ -302,11 +302,15 @@ impl Lines {
         Ok(Lines { events: events.map(create).transpose()?, truth: truth.map(create).transpose()? })
     }
 
-    fn write(&mut self, planned: &Planned, value: &[u8]) -> io::Result<()> {
+    fn event(&mut self, value: &[u8]) -> io::Result<()> {
         if let Some(events) = &mut self.events {
             events.write_all(value)?;
             events.write_all(b"\n")?;
         }
+        Ok(())
+    }
+
+    fn truth(&mut self, planned: &Planned) -> io::Result<()> {
         if let Some(truth) = &mut self.truth {
             serde_json::to_writer(&mut *truth, &TruthLine::new(&planned.event, &planned.truth))?;
             truth.write_all(b"\n")?;
@@ -347,18 +351,41 @@ pub fn play(
     lines: &mut Lines,
     watch: &mut dyn Watch,
 ) -> anyhow::Result<Summary> {
+    let mut road = simulation.road();
     while let Some(at) = simulation.next_at() {
+        deliver(&mut road, at, site, feedback, lines)?;
         feedback.tell(at, site)?;
         let Some(planned) = simulation.next(site) else { break };
-        let value = login_event_to_json(&planned.event);
-        lines.write(&planned, &value).context("cannot write the simulation's lines")?;
-        feedback.publish(planned.at, &value)?;
+        lines.truth(&planned).context(LINES)?;
+        road.send(planned.at, &planned.event.event_id, login_event_to_json(&planned.event));
+        deliver(&mut road, at, site, feedback, lines)?;
         watch.is_at(planned.at, simulation.ends_at(), site);
     }
+    deliver(&mut road, Millis::MAX, site, feedback, lines)?;
     feedback.finish(simulation.ends_at(), site)?;
-    lines.flush().context("cannot write the simulation's lines")?;
+    lines.flush().context(LINES)?;
     watch.done();
     Ok(simulation.summary(site))
+}
+
+const LINES: &str = "cannot write the simulation's lines";
+
+/// Makes public what has come by `until`.
+fn deliver(
+    road: &mut Road,
+    until: Millis,
+    site: &mut Site,
+    feedback: &mut dyn Feedback,
+    lines: &mut Lines,
+) -> anyhow::Result<()> {
+    while let Some(delivered) = road.next(until) {
+        if delivered.at < until {
+            feedback.tell(delivered.at, site)?;
+        }
+        lines.event(&delivered.value).context(LINES)?;
+        feedback.publish(delivered.at, &delivered.value)?;
+    }
+    Ok(())
 }
 
 /// How far a simulation is: a bar where a person watches, a line of the log now and then otherwise.
@@ -440,7 +467,7 @@ impl fmt::Display for Report {
 /// An option is out of bounds, or a file cannot be written.
 pub fn simulate(args: &SimulateArgs, env: &Arc<Env>) -> anyhow::Result<Report> {
     let mut simulation = args.simulation()?;
-    let mut site = Site::new(&args.tenant, args.edge());
+    let mut site = simulation.site(args.edge());
     let mut core = Core::new(Arc::clone(env), args.delay);
     let mut lines = Lines::create(args.out.as_deref(), args.truth.as_deref())?;
     let mut progress = Progress::from(simulation.from());
@@ -461,7 +488,7 @@ pub fn publish(
     let mut simulation = args.simulation()?;
     let offset_ms = clock.now().saturating_sub(simulation.from());
     let mut live = Live::new(connection, clock.clone(), offset_ms, stop, None)?;
-    let mut site = Site::new(&args.tenant, args.edge());
+    let mut site = simulation.site(args.edge());
     let mut lines = Lines::create(None, args.truth.as_deref())?;
     let mut progress = Progress::from(simulation.from());
     play(&mut simulation, &mut site, &mut live, &mut lines, &mut progress)

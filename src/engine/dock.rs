@@ -88,6 +88,15 @@ impl<'a> Asked<'a> {
     }
 }
 
+/// What a block does to people who belong where it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Harm<'a> {
+    pub(super) claim: &'a Claim,
+    pub(super) playbook_version: i32,
+    /// Accounts that were refused.
+    pub(super) hurt: usize,
+}
+
 /// A standing in hand.
 #[derive(Debug)]
 pub(super) struct Dock {
@@ -215,20 +224,18 @@ impl Dock {
         }
     }
 
-    /// Keeps playbooks off an entity with which `hurt` good accounts were refused, and says so.
+    /// Keeps playbooks off an entity with which good accounts were refused, and says so.
     pub(super) fn roll_back(
         &mut self,
         task: &mut Task,
-        env: &Env,
         who: &Entity,
-        claim: &Claim,
-        hurt: usize,
+        harm: &Harm<'_>,
         cause: &Cause<'_>,
         fx: &mut Effects,
     ) {
         let until = cause.arrived_at.saturating_add(ROLLED_BACK_MS);
         fx.count(Counter::RolledBack);
-        let version = env.playbooks.iter().find(|p| *p.id == *claim.playbook).map_or(0, |p| p.version);
+        let Harm { claim, playbook_version, hurt } = *harm;
         let measures = BTreeMap::from([
             ("known_users_refused".to_owned(), hurt as f64),
             ("known_users_refused.threshold".to_owned(), hurt as f64),
@@ -238,7 +245,7 @@ impl Dock {
             tenant: who.tenant.to_string(),
             occurred_at: cause.occurred_at,
             playbook: claim.playbook.to_string(),
-            playbook_version: version,
+            playbook_version,
             mode: Mode::Live,
             finding: "collateral".to_owned(),
             severity: Severity::Medium,

@@ -6,7 +6,7 @@
 
 use super::counts::Counter;
 use super::details::{self, About, Part, came_with};
-use super::dock::{Asked, Circumstances, Dock};
+use super::dock::{Asked, Circumstances, Dock, Harm};
 use super::env::Env;
 use super::frame::{Item, Note, ProfileSum, Sourced};
 use super::held::Held;
@@ -471,7 +471,9 @@ impl Scene {
             (&mut self.network_dock, Entity::network(tenant, self.a.source.network()))
         };
         let cause = self.case.cause(&self.a.event_id, self.a.occurred_at, false);
-        dock.roll_back(task, env, &who, &claim, enough, &cause, fx);
+        let version = env.playbooks.iter().find(|p| *p.id == *claim.playbook).map_or(0, |p| p.version);
+        let harm = Harm { claim: &claim, playbook_version: version, hurt: enough };
+        dock.roll_back(task, &who, &harm, &cause, fx);
         self.rolled_back = Some(claim.playbook);
     }
 

@@ -18,6 +18,7 @@ pub mod options;
 mod outbox;
 mod progress;
 pub mod publish;
+pub mod range;
 pub mod registry;
 mod stage;
 mod tasks;

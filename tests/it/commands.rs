@@ -170,8 +170,8 @@ fn a_killed_tenant_is_judged_in_shadow_and_nobody_is_challenged() {
     };
     told.extend(attack(&mut pipeline, 0));
     let challenge = |told: &[Emission]| {
-        let statuses = told.iter().filter_map(|e| if let Output::Status(s) = &e.output { Some(s) } else { None });
-        statuses.last().map(|s| (s.state, s.challenge))
+        let mut statuses = told.iter().filter_map(|e| if let Output::Status(s) = &e.output { Some(s) } else { None });
+        statuses.next_back().map(|s| (s.state, s.challenge))
     };
     assert_eq!(challenge(&told), Some((AttackState::Attack, ChallengePolicy::UnknownPairs)));
     let at = START + 200 * 500;
@@ -217,10 +217,8 @@ fn what_a_person_did_stands_in_the_incident() {
         Core::feed(&mut pipeline, &Record::json(event.occurred_at, &event));
     }
     let told = give(&mut pipeline, START + 100_000, &ask(CommandKind::Block, Scope::Ip, "192.0.2.77"));
-    let line = told.iter().find_map(|e| match &e.output {
-        Output::Detail(detail) if detail.kind == DetailKind::Action => Some(detail),
-        _ => None,
-    });
+    let details = told.iter().filter_map(|e| if let Output::Detail(detail) = &e.output { Some(detail) } else { None });
+    let line = details.filter(|detail| detail.kind == DetailKind::Action).last();
     let line = line.expect("a line of the incident");
     assert_eq!((&*line.value, &*line.about["actor"], &*line.about["value"]), ("BLOCK-192.0.2.77", "ada", "192.0.2.77"));
     let entry = told.iter().find_map(|e| if let Output::Block(change) = &e.output { change.entry() } else { None });

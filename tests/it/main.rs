@@ -14,6 +14,7 @@
 
 mod acls;
 mod attack_traits;
+mod backtest;
 mod bad_input;
 mod chaos;
 mod commands;

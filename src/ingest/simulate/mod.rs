@@ -23,6 +23,7 @@ mod names;
 pub mod night;
 pub mod population;
 mod raid;
+pub mod road;
 pub mod scenario;
 pub mod simulation;
 pub mod site;
@@ -34,6 +35,7 @@ pub mod truth;
 
 pub use history::HISTORY_MAX_MS;
 pub use raid::ADDRESSES_MAX;
+pub use road::{Delivered, Road};
 pub use scenario::{Attacker, Options, OutOfBounds, Scenario, UnknownAttacker, UnknownScenario};
 pub use simulation::{Planned, Simulation};
 pub use site::{Edge, Handled, Site, UnknownEdge};

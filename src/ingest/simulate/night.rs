@@ -7,6 +7,7 @@
 
 use super::dice::Dice;
 use super::raid::{List, Origin, Pace, Plan};
+use super::space::Pool;
 use crate::event::Millis;
 
 const SECOND: Millis = 1_000;
@@ -31,6 +32,11 @@ const INTRUDER_RESTS: (Millis, Millis) = (20 * SECOND, 35 * SECOND);
 
 /// The attack, from its botnet and from the intruder's address.
 pub(super) fn plans(seed: u64) -> [Plan; 2] {
+    plans_from(seed, ADDRESSES)
+}
+
+/// The same list at the same times, from a botnet of so many addresses.
+pub(super) fn plans_from(seed: u64, addresses: u64) -> [Plan; 2] {
     let times = intruder_times(seed);
     let first = ACCOUNTS_TRIED - times.len() as u64;
     let entered = |minute: Millis| {
@@ -42,7 +48,7 @@ pub(super) fn plans(seed: u64) -> [Plan; 2] {
         campaign: "night",
         list: list.clone(),
         places: 0..first,
-        origin: Origin::Botnet { addresses: ADDRESSES, at_a_time: AT_A_TIME },
+        origin: Origin::Botnet { addresses, at_a_time: AT_A_TIME * addresses / ADDRESSES, pool: Pool::Mixed },
         pace: Pace::Even { from: STARTS_AT, to: ENDS_AT },
     };
     let intruder = Plan {

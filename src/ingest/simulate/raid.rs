@@ -8,7 +8,7 @@ use super::dice::{Dice, Shuffle, mix, scale};
 use super::population::{ACCOUNTS, ACTIVE, Agent, Population};
 use super::scenario::Attacker;
 use super::site::Handled;
-use super::space::{AttackSpace, Place};
+use super::space::{AttackSpace, Place, Pool};
 use crate::event::{FailureReason, LoginEvent, Millis};
 
 /// Most addresses an attacker has: beyond them no fresh one is taken.
@@ -66,8 +66,8 @@ fn dormant(people: &Shuffle, which: usize) -> u64 {
 /// Where an attack comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// So many addresses of a botnet and of hosting providers, so many at work at a time; each is used up and replaced.
-    Botnet { addresses: u64, at_a_time: u64 },
+    /// So many addresses of a pool, so many at work at a time; each is used up and replaced.
+    Botnet { addresses: u64, at_a_time: u64, pool: Pool },
     /// One address of a hosting provider in the Netherlands, at which a person sits who solves a challenge.
     Intruder,
 }
@@ -237,7 +237,7 @@ impl Raid {
     /// A source that is not used up, by its index.
     fn pick(&mut self, crowd: &Crowd) -> Option<usize> {
         let wanted = match self.plan.origin {
-            Origin::Botnet { at_a_time, addresses } => at_a_time.min(addresses),
+            Origin::Botnet { at_a_time, addresses, .. } => at_a_time.min(addresses),
             Origin::Intruder => 1,
         };
         while (self.bots.len() as u64) < wanted
@@ -280,20 +280,21 @@ impl Raid {
         let tries = self.plan.places.end - self.plan.places.start;
         Some(match self.plan.origin {
             Origin::Intruder => Bot { place: self.space.intruder(number), agent: BROWSER, left: u64::MAX },
-            Origin::Botnet { addresses, .. } => Bot {
-                place: self.address(crowd, number),
+            Origin::Botnet { addresses, pool, .. } => Bot {
+                place: self.address(crowd, pool, number),
                 agent: bot_agent(mix(crowd.seed, number)),
                 left: life(number, tries, addresses),
             },
         })
     }
 
-    fn address(&mut self, crowd: &Crowd, number: u64) -> Place {
-        if number % OVERLAP == OVERLAP / 2 {
+    fn address(&mut self, crowd: &Crowd, pool: Pool, number: u64) -> Place {
+        let is_botnet = matches!(pool, Pool::Mixed | Pool::Residential);
+        if is_botnet && number % OVERLAP == OVERLAP / 2 {
             let person = Population::somebody(&mut self.dice);
             return crowd.population.person(person).home;
         }
-        self.space.address(number)
+        self.space.of(pool, number)
     }
 
     fn event(&mut self, crowd: &Crowd, at: Millis, place: u64, source: Place, agent: Agent) -> LoginEvent {

@@ -7,6 +7,7 @@ use super::background::{Mishap, Span};
 use super::history::HISTORY_MAX_MS;
 use super::night;
 use super::raid::{List, Origin, Pace, Plan};
+use super::space::Pool;
 use crate::event::Millis;
 
 const MINUTE: Millis = 60_000;
@@ -58,6 +59,28 @@ words! {
         OnePerAddress = "one-per-address",
         /// The list of the night from 10,000 addresses: four tries each.
         Rotating = "rotating",
+        /// The night, its two accounts entered as well, from a botnet of 9,000 addresses.
+        NineThousand = "nine-thousand",
+        /// One try per address and account from homes alone: no hosting provider is among them.
+        Residential = "residential",
+        /// The list from one IPv6 /64, another address of it for each try.
+        V6Customer = "v6-64",
+        /// The list from one IPv6 /48, another /64 of it for each try.
+        V6Site = "v6-48",
+        /// The list from 500 addresses of one hosting provider.
+        OneProvider = "one-provider",
+        /// The list from exits that many honest people share.
+        SharedExits = "shared-exits",
+        /// A fresh list: most names exist, and one password in ten is right.
+        FreshList = "fresh-list",
+        /// A list of people who are here, one in two hundred attempts, from 400 addresses over a whole day.
+        SlowSpray = "slow-spray",
+        /// 12,000 tries from 2,000 addresses within the crowd of a launch.
+        Hidden = "hidden",
+        /// The night at twelve tenants at once: each sees a twelfth of it.
+        TwelveTenants = "twelve-tenants",
+        /// The night over a bad road: late, out of order, some twice, and some clocks wrong.
+        BadRoad = "bad-road",
         /// One address tries 3,000 accounts in 15 minutes.
         SingleSource = "single-source",
         /// Attempts of an attack are one in twenty, from 2,000 addresses, for two hours.
@@ -156,6 +179,9 @@ pub(super) struct Plot {
     pub(super) swings: bool,
     pub(super) mishap: Mishap,
     pub(super) plans: Vec<Plan>,
+    pub(super) tenants: u64,
+    /// Events do not come as they happen.
+    pub(super) bad_road: bool,
 }
 
 impl Scenario {
@@ -165,50 +191,110 @@ impl Scenario {
             Scenario::Night
             | Scenario::OnePerAddress
             | Scenario::Rotating
+            | Scenario::NineThousand
+            | Scenario::Residential
+            | Scenario::V6Customer
+            | Scenario::V6Site
+            | Scenario::OneProvider
+            | Scenario::SharedExits
+            | Scenario::FreshList
+            | Scenario::TwelveTenants
+            | Scenario::BadRoad
             | Scenario::SingleSource
             | Scenario::Slow
             | Scenario::Outage
             | Scenario::BrokenRelease => night::STARTS_AT,
             // Monday the 24th, 00:00 in Paris.
-            Scenario::Ordinary | Scenario::PasswordExpiry => night::STARTS_AT - 4 * DAY - 160 * MINUTE,
+            Scenario::Ordinary | Scenario::PasswordExpiry | Scenario::SlowSpray => {
+                night::STARTS_AT - 4 * DAY - 160 * MINUTE
+            }
             // Thursday the 27th, 18:00 in Paris.
-            Scenario::Launch => night::STARTS_AT - 520 * MINUTE,
+            Scenario::Launch | Scenario::Hidden => night::STARTS_AT - 520 * MINUTE,
         }
     }
 
     /// How long what it is about lasts.
     const fn length(self) -> Millis {
         match self {
-            Scenario::Night | Scenario::OnePerAddress | Scenario::Rotating | Scenario::SingleSource => 15 * MINUTE,
+            Scenario::Night
+            | Scenario::OnePerAddress
+            | Scenario::Rotating
+            | Scenario::NineThousand
+            | Scenario::Residential
+            | Scenario::V6Customer
+            | Scenario::V6Site
+            | Scenario::OneProvider
+            | Scenario::SharedExits
+            | Scenario::FreshList
+            | Scenario::TwelveTenants
+            | Scenario::BadRoad
+            | Scenario::SingleSource => 15 * MINUTE,
             Scenario::Outage => 10 * MINUTE,
             Scenario::BrokenRelease => HOUR,
-            Scenario::Slow | Scenario::Launch => 2 * HOUR,
-            Scenario::Ordinary | Scenario::PasswordExpiry => DAY,
+            Scenario::Slow | Scenario::Launch | Scenario::Hidden => 2 * HOUR,
+            Scenario::Ordinary | Scenario::PasswordExpiry | Scenario::SlowSpray => DAY,
         }
     }
 
     pub(super) fn plot(self, seed: u64, options: &Options) -> Plot {
         let from = self.starts_at();
         // The night has its own times: with others it would be another attack.
-        let length = if self == Scenario::Night { self.length() } else { options.length_ms.unwrap_or(self.length()) };
+        let length = if self.is_night() { self.length() } else { options.length_ms.unwrap_or(self.length()) };
         let about = Span { from, to: from + length };
         let (mut mishap, mut plans) = (Mishap::None, Vec::new());
         let attempts = options.logins_per_hour * length.unsigned_abs() / HOUR.unsigned_abs();
         match self {
-            Scenario::Night => plans.extend(night::plans(seed)),
+            Scenario::Night | Scenario::TwelveTenants | Scenario::BadRoad => plans.extend(night::plans(seed)),
+            Scenario::NineThousand => plans.extend(night::plans_from(seed, 9_000)),
             Scenario::Ordinary => {}
             Scenario::OnePerAddress => plans.push(self.stuffing(seed, about, night::ACCOUNTS_TRIED, 43_000, 500)),
             Scenario::Rotating => plans.push(self.stuffing(seed, about, night::ACCOUNTS_TRIED, 10_000, 500)),
+            Scenario::Residential => plans.push(self.from(Pool::Residential, seed, about, 43_000)),
+            // Each try from an address of its own, in the one as in the other.
+            Scenario::V6Customer => plans.push(self.from(Pool::OneV6Customer, seed, about, night::ACCOUNTS_TRIED)),
+            Scenario::V6Site => plans.push(self.from(Pool::OneV6Site, seed, about, night::ACCOUNTS_TRIED)),
+            Scenario::OneProvider => plans.push(self.from(Pool::OneProvider, seed, about, 500)),
+            Scenario::SharedExits => plans.push(self.from(Pool::SharedExits, seed, about, 700)),
+            Scenario::FreshList => {
+                let mut plan = self.from(Pool::Mixed, seed, about, 10_000);
+                (plan.list.nobody, plan.list.right) = (100_000, 100_000);
+                plans.push(plan);
+            }
+            Scenario::SlowSpray => {
+                let mut plan = self.stuffing(seed, about, (attempts / 200).clamp(1, LIST_MAX), 400, 40);
+                plan.list.nobody = 100_000;
+                plans.push(plan);
+            }
             Scenario::SingleSource => plans.push(self.stuffing(seed, about, 3_000, 1, 1)),
             // One in twenty of all: a nineteenth of the honest ones.
             Scenario::Slow => plans.push(self.stuffing(seed, about, (attempts / 19).clamp(1, LIST_MAX), 2_000, 100)),
+            Scenario::Hidden => {
+                mishap = Mishap::Launch(about);
+                plans.push(self.stuffing(seed, about, 12_000, 2_000, 100));
+            }
             Scenario::Outage => mishap = Mishap::Outage(about),
             Scenario::BrokenRelease => mishap = Mishap::BrokenRelease(about),
             Scenario::PasswordExpiry => mishap = Mishap::PasswordExpiry(about),
             Scenario::Launch => mishap = Mishap::Launch(about),
         }
-        let swings = matches!(self, Scenario::Ordinary | Scenario::PasswordExpiry | Scenario::Launch);
-        Plot { from: from - options.lead_in_ms, about, swings, mishap, plans }
+        let swings = matches!(
+            self,
+            Scenario::Ordinary | Scenario::PasswordExpiry | Scenario::Launch | Scenario::Hidden | Scenario::SlowSpray
+        );
+        let tenants = if self == Scenario::TwelveTenants { 12 } else { 1 };
+        let bad_road = self == Scenario::BadRoad;
+        Plot { from: from - options.lead_in_ms, about, swings, mishap, plans, tenants, bad_road }
+    }
+
+    const fn is_night(self) -> bool {
+        matches!(self, Scenario::Night | Scenario::NineThousand | Scenario::TwelveTenants | Scenario::BadRoad)
+    }
+
+    /// The list of the night from so many addresses of a pool.
+    fn from(self, pool: Pool, seed: u64, about: Span, addresses: u64) -> Plan {
+        let mut plan = self.stuffing(seed, about, night::ACCOUNTS_TRIED, addresses, 500);
+        plan.origin = Origin::Botnet { addresses, at_a_time: 500, pool };
+        plan
     }
 
     /// The list of the night, or as much of it, tried evenly from so many addresses. One password in 200 is right.
@@ -217,7 +303,7 @@ impl Scenario {
             campaign: self.as_str(),
             list: List { seed, nobody: night::NOBODY, right: 5_000, victims: Vec::new() },
             places: 0..tries,
-            origin: Origin::Botnet { addresses: addresses.min(tries), at_a_time },
+            origin: Origin::Botnet { addresses: addresses.min(tries), at_a_time, pool: Pool::Mixed },
             pace: Pace::Even { from: about.from, to: about.to },
         }
     }
@@ -241,8 +327,9 @@ mod tests {
         let error = "nite".parse::<Scenario>().unwrap_err().to_string();
         assert_eq!(
             error,
-            "`nite` is no scenario; use one of night, ordinary, one-per-address, rotating, single-source, slow, outage, \
-             broken-release, password-expiry, launch"
+            "`nite` is no scenario; use one of night, ordinary, one-per-address, rotating, nine-thousand, residential, v6-64, \
+             v6-48, one-provider, shared-exits, fresh-list, slow-spray, hidden, twelve-tenants, bad-road, single-source, \
+             slow, outage, broken-release, password-expiry, launch"
         );
         assert!("Fixed".parse::<Attacker>().unwrap_err().to_string().ends_with("fixed, rotate, slow-down"));
     }

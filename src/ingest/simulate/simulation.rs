@@ -4,11 +4,13 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::background::{Arrivals, Crowd, Login, Session, Stale};
+use super::dice::hash;
 use super::history;
 use super::population::Population;
 use super::raid::Raid;
+use super::road::Road;
 use super::scenario::{Options, OutOfBounds, Scenario};
-use super::site::{Answer, Handled, Site, stopped};
+use super::site::{Answer, Edge, Handled, Site, stopped};
 use super::tally::LoginSoFar;
 use super::truth::{Label, Summary, Truth};
 use crate::event::{ChallengeResult, LoginEvent, Millis};
@@ -40,6 +42,8 @@ pub struct Simulation {
     stale: Stale,
     sessions: BinaryHeap<Reverse<Waiting>>,
     raids: Vec<Raid>,
+    tenants: u64,
+    bad_road: bool,
 }
 
 /// A person who is about to try again.
@@ -114,6 +118,8 @@ impl Simulation {
             stale: Stale::new(&crowd, plot.from),
             sessions: BinaryHeap::new(),
             raids: plot.plans.into_iter().map(|plan| Raid::new(seed, plan, options.attacker)).collect(),
+            tenants: plot.tenants,
+            bad_road: plot.bad_road,
             crowd,
             options,
         })
@@ -123,6 +129,25 @@ impl Simulation {
     #[must_use]
     pub const fn from(&self) -> Millis {
         self.from
+    }
+
+    /// The site at which it is played, with this in front of it.
+    #[must_use]
+    pub fn site(&self, edge: Edge) -> Site {
+        if self.tenants == 1 {
+            return Site::new(&self.options.tenant, edge);
+        }
+        Site::of_all((0..self.tenants).map(|number| tenant(&self.options.tenant, number)), edge)
+    }
+
+    /// How its events come to where they are judged.
+    #[must_use]
+    pub fn road(&self) -> Road {
+        if self.bad_road { Road::bad(self.seed, self.from) } else { Road::good() }
+    }
+
+    fn settle(&self, event: &mut LoginEvent) {
+        settle(self.tenants, event);
     }
 
     /// When it ends, as far as it is known: an attacker who reacts may go on for longer than planned.
@@ -188,6 +213,7 @@ impl Simulation {
     /// One try of a person.
     fn honest(&mut self, site: &mut Site, at: Millis, mut session: Session) -> Planned {
         let mut event = session.attempt(&self.crowd, at);
+        self.settle(&mut event);
         let known = site.knows(&event);
         let mut truth = Truth {
             label: Label::Honest { person: session.person_number, login: session.number },
@@ -198,6 +224,9 @@ impl Simulation {
             history: at < self.from,
         };
         let answer = site.ask(&event, known);
+        if !truth.history && site.blocks_source(&event) {
+            site.tally.honest_source_blocked(&event.source_ip);
+        }
         truth.handled = conclude(&mut event, answer, || session.passes_challenge());
         site.learn(&event);
         if truth.history {
@@ -209,7 +238,7 @@ impl Simulation {
                 was_denied: session.was_denied,
                 known,
             };
-            site.tally.honest(at, truth.handled, login, site.policy(at));
+            site.tally.honest(at, truth.handled, login, site.policy(&event.tenant, at));
         }
         session.was_challenged |= matches!(truth.handled, Handled::Passed | Handled::Challenged);
         session.was_denied |= truth.handled == Handled::Blocked;
@@ -222,12 +251,13 @@ impl Simulation {
     /// One try of a program with an old password. It passes no challenge and counts for no login of a person.
     fn stale(&mut self, site: &mut Site, at: Millis) -> Planned {
         let (person, mut event) = self.stale.attempt(&self.crowd, at);
+        self.settle(&mut event);
         let known = site.knows(&event);
         let (account, would_be) = (event.account.clone(), event.outcome);
         let answer = site.ask(&event, known);
         let handled = conclude(&mut event, answer, || false);
         let login = LoginSoFar { first_try: false, was_challenged: true, was_denied: true, known };
-        site.tally.honest(at, handled, login, site.policy(at));
+        site.tally.honest(at, handled, login, site.policy(&event.tenant, at));
         let label = Label::Honest { person, login: 0 };
         Planned { at, event, truth: Truth { label, account, would_be, handled, known, history: false } }
     }
@@ -236,6 +266,8 @@ impl Simulation {
     fn attack(&mut self, site: &mut Site, at: Millis, number: usize) -> Option<Planned> {
         let raid = self.raids.get_mut(number)?;
         let mut tried = raid.attempt(&self.crowd, at)?;
+        settle(self.tenants, &mut tried.event);
+        site.expect(&tried.event);
         let known = site.knows(&tried.event);
         let (account, would_be) = (tried.event.account.clone(), tried.event.outcome);
         let answer = site.ask(&tried.event, known);
@@ -246,6 +278,17 @@ impl Simulation {
         let truth = Truth { label, account, would_be, handled, known, history: false };
         Some(Planned { at, event: tried.event, truth })
     }
+}
+
+/// Every account is at one of the tenants.
+fn settle(tenants: u64, event: &mut LoginEvent) {
+    if tenants > 1 {
+        event.tenant = tenant(&event.tenant, hash(event.account.as_bytes()) % tenants);
+    }
+}
+
+fn tenant(name: &str, number: u64) -> String {
+    format!("{name}-{}", number + 1)
 }
 
 /// Turns a try into what the site says happened.

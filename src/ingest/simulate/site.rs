@@ -109,30 +109,70 @@ impl Held {
 /// The simulated site.
 #[derive(Debug)]
 pub struct Site {
-    tenant: String,
     edge: Edge,
+    /// What holds at each tenant.
+    tenants: BTreeMap<String, Told>,
+    /// Hashes of account and address, and of account and device, that logged in.
+    known: BTreeSet<u64>,
+    /// It is told of every attacker before it comes.
+    knows_attackers: bool,
+    pub(super) tally: Tally,
+}
+
+/// What a tenant's blocklist and status say.
+#[derive(Debug, Default)]
+struct Told {
     prefixes: BTreeMap<IpNet, Held>,
     /// How many prefixes there are of each length, IPv4 and IPv6 apart.
     lengths: BTreeMap<(bool, u8), usize>,
     others: BTreeMap<(Scope, String), Held>,
     status: Option<AttackStatus>,
-    /// Hashes of account and address, and of account and device, that logged in.
-    known: BTreeSet<u64>,
-    pub(super) tally: Tally,
 }
 
 impl Site {
     #[must_use]
     pub fn new(tenant: &str, edge: Edge) -> Self {
+        Site::of_all([tenant.to_owned()], edge)
+    }
+
+    /// One of several tenants.
+    pub fn of_all(tenants: impl IntoIterator<Item = String>, edge: Edge) -> Self {
         Site {
-            tenant: tenant.to_owned(),
             edge,
-            prefixes: BTreeMap::new(),
-            lengths: BTreeMap::new(),
-            others: BTreeMap::new(),
-            status: None,
+            tenants: tenants.into_iter().map(|tenant| (tenant, Told::default())).collect(),
             known: BTreeSet::new(),
+            knows_attackers: false,
             tally: Tally::default(),
+        }
+    }
+
+    /// The same, told of every attacker's address before it comes: what refusing addresses could do at best, and whom it
+    /// hits at that.
+    #[must_use]
+    pub fn knowing_attackers(mut self) -> Self {
+        self.knows_attackers = true;
+        self
+    }
+
+    /// Refuses an address for a while, as a tool does that speaks to the edge by itself. `at`: now.
+    pub fn refuse(&mut self, address: IpAddr, at: Millis, until: Millis) {
+        let prefix = IpNet::from(address);
+        for told in self.tenants.values_mut() {
+            if told.has_room(&prefix) {
+                told.set_prefix(prefix, Some(Held { action: Action::Block, until: Some(until) }));
+            }
+        }
+        self.tally.source_blocked(at, Some(Source::from(address)), |source| source == address);
+    }
+
+    /// An attacker is about to come.
+    pub(super) fn expect(&mut self, event: &LoginEvent) {
+        /// For how long an address is refused that is not used again.
+        const REFUSED_MS: Millis = 900_000;
+        if self.knows_attackers
+            && let Ok(address) = event.source_ip.parse()
+        {
+            self.refuse(address, event.occurred_at, event.occurred_at + REFUSED_MS);
         }
     }
 
@@ -144,30 +184,26 @@ impl Site {
 
     /// Takes one record of `blocklist`; `None` lifts. Records of other tenants, and what is no entry, are ignored.
     pub fn blocklist(&mut self, key: &str, entry: Option<&BlocklistEntry>) {
-        let parts = split_key(key).filter(|(tenant, ..)| *tenant == self.tenant);
-        let scope = parts.and_then(|(_, scope, value)| Some((Scope::from_name(scope)?, value)));
-        let Some((scope, value)) = scope else {
+        let parts = split_key(key)
+            .and_then(|(tenant, scope, value)| Some((self.tenants.get_mut(tenant)?, Scope::from_name(scope)?, value)));
+        let Some((told, scope, value)) = parts else {
             self.tally.records_ignored += 1;
             return;
         };
         let held = entry.filter(|e| e.action.restricts()).map(|e| Held { action: e.action, until: e.until });
-        let room = self.prefixes.len() + self.others.len() < ENTRIES_MAX;
         if let Some(prefix) = prefix_of(scope, value) {
-            self.set_prefix(prefix, held.filter(|_| room || self.prefixes.contains_key(&prefix)));
+            let has_room = told.has_room(&prefix);
+            told.set_prefix(prefix, held.filter(|_| has_room));
             if let Some(entry) = entry.filter(|e| e.action == Action::Block) {
-                self.tally.source_blocked(entry.generation, |source| prefix.contains(&source));
+                let source = Source::from(prefix.addr());
+                let is_one =
+                    prefix == prefix.trunc() && prefix.prefix_len() >= if prefix.addr().is_ipv6() { 64 } else { 32 };
+                self.tally
+                    .source_blocked(entry.generation, is_one.then_some(source), |source| prefix.contains(&source));
             }
             return;
         }
-        let name = (scope, value.to_owned());
-        match held.filter(|_| room || self.others.contains_key(&name)) {
-            Some(held) => {
-                self.others.insert(name, held);
-            }
-            None => {
-                self.others.remove(&name);
-            }
-        }
+        told.set_other((scope, value.to_owned()), held);
         if let (Scope::Account, Some(entry)) = (scope, entry) {
             self.tally.account_flagged(entry);
         }
@@ -175,33 +211,12 @@ impl Site {
 
     /// Takes one record of `attack-status`. Those of other tenants are ignored.
     pub fn status(&mut self, status: &AttackStatus) {
-        if status.tenant != self.tenant {
+        let Some(told) = self.tenants.get_mut(&status.tenant) else {
             self.tally.records_ignored += 1;
             return;
-        }
-        self.tally.status(status);
-        self.status = Some(status.clone());
-    }
-
-    fn set_prefix(&mut self, prefix: IpNet, held: Option<Held>) {
-        let length = (matches!(prefix, IpNet::V6(_)), prefix.prefix_len());
-        let before = match held {
-            Some(held) => self.prefixes.insert(prefix, held),
-            None => self.prefixes.remove(&prefix),
         };
-        match (before.is_some(), held.is_some()) {
-            (false, true) => *self.lengths.entry(length).or_default() += 1,
-            (true, false) => {
-                let left = self.lengths.get_mut(&length).map_or(0, |count| {
-                    *count -= 1;
-                    *count
-                });
-                if left == 0 {
-                    self.lengths.remove(&length);
-                }
-            }
-            (true, true) | (false, false) => {}
-        }
+        self.tally.status(status);
+        told.status = Some(status.clone());
     }
 
     /// Whether the page knows this pair: a cookie or an address with which this account logged in before the attack.
@@ -231,7 +246,7 @@ impl Site {
                 Action::Block | Action::None | Action::Notify | Action::Throttle | Action::RevokeSessions => {}
             }
         }
-        challenge |= match self.policy(now) {
+        challenge |= match self.policy(&event.tenant, now) {
             ChallengePolicy::Nobody => false,
             ChallengePolicy::AttackedTraits => stranger && self.has_attacked_trait(event),
             ChallengePolicy::UnknownPairs => stranger,
@@ -241,14 +256,17 @@ impl Site {
     }
 
     /// Whom the login page challenges now; nobody once the status has expired.
-    pub(super) fn policy(&self, now: Millis) -> ChallengePolicy {
-        let status = self.status.as_ref().filter(|s| s.expires_at > now);
-        status.map_or(ChallengePolicy::Nobody, |s| s.challenge)
+    pub(super) fn policy(&self, tenant: &str, now: Millis) -> ChallengePolicy {
+        self.status_of(tenant, now).map_or(ChallengePolicy::Nobody, |s| s.challenge)
+    }
+
+    fn status_of(&self, tenant: &str, now: Millis) -> Option<&AttackStatus> {
+        self.tenants.get(tenant)?.status.as_ref().filter(|status| status.expires_at > now)
     }
 
     /// A success teaches the pair, as long as no attack is on: then it might be the attacker's.
     pub(super) fn learn(&mut self, event: &LoginEvent) {
-        let status = self.status.as_ref().filter(|s| s.expires_at > event.occurred_at);
+        let status = self.status_of(&event.tenant, event.occurred_at);
         let calm = status.is_none_or(|s| s.state == AttackState::Calm);
         if calm && event.outcome == Outcome::Success && self.known.len() + 2 <= PAIRS_MAX {
             self.known.extend(pairs(event));
@@ -263,17 +281,18 @@ impl Site {
     /// The strongest of what stands against the address and the ranges that hold it.
     fn by_address(&self, event: &LoginEvent, now: Millis) -> Option<Action> {
         let address: IpAddr = event.source_ip.parse().ok()?;
-        let lengths = self.lengths.keys().filter(|(v6, _)| *v6 == address.is_ipv6());
+        let told = self.tenants.get(&event.tenant)?;
+        let lengths = told.lengths.keys().filter(|(v6, _)| *v6 == address.is_ipv6());
         let nets = lengths.filter_map(|(_, length)| IpNet::new(address, *length).ok());
-        let actions = nets.filter_map(|net| self.prefixes.get(&net.trunc())?.at(now));
+        let actions = nets.filter_map(|net| told.prefixes.get(&net.trunc())?.at(now));
         actions.max_by_key(|action| action.strength())
     }
 
     /// What stands against anything else about the try.
     fn by_name(&self, event: &LoginEvent, now: Millis) -> Vec<(Scope, Action)> {
-        if self.others.is_empty() {
+        let Some(told) = self.tenants.get(&event.tenant).filter(|told| !told.others.is_empty()) else {
             return Vec::new();
-        }
+        };
         let source = event.source_ip.parse::<Source>().map(|source| source.to_string()).unwrap_or_default();
         let names = [
             (Scope::Account, Some(event.account.clone())),
@@ -286,14 +305,54 @@ impl Site {
             (Scope::Tenant, Some(event.tenant.clone())),
         ];
         let held = names.into_iter().filter_map(|(scope, value)| {
-            let action = self.others.get(&(scope, value?))?.at(now)?;
+            let action = told.others.get(&(scope, value?))?.at(now)?;
             Some((scope, action))
         });
         held.collect()
     }
 
     fn has_attacked_trait(&self, event: &LoginEvent) -> bool {
-        self.status.as_ref().is_some_and(|status| status.traits.iter().any(|known| matches_trait(event, known)))
+        let status = self.tenants.get(&event.tenant).and_then(|told| told.status.as_ref());
+        status.is_some_and(|status| status.traits.iter().any(|known| matches_trait(event, known)))
+    }
+}
+
+impl Told {
+    fn has_room(&self, prefix: &IpNet) -> bool {
+        self.prefixes.len() + self.others.len() < ENTRIES_MAX || self.prefixes.contains_key(prefix)
+    }
+
+    fn set_other(&mut self, name: (Scope, String), held: Option<Held>) {
+        let has_room = self.prefixes.len() + self.others.len() < ENTRIES_MAX || self.others.contains_key(&name);
+        match held.filter(|_| has_room) {
+            Some(held) => {
+                self.others.insert(name, held);
+            }
+            None => {
+                self.others.remove(&name);
+            }
+        }
+    }
+
+    fn set_prefix(&mut self, prefix: IpNet, held: Option<Held>) {
+        let length = (matches!(prefix, IpNet::V6(_)), prefix.prefix_len());
+        let before = match held {
+            Some(held) => self.prefixes.insert(prefix, held),
+            None => self.prefixes.remove(&prefix),
+        };
+        match (before.is_some(), held.is_some()) {
+            (false, true) => *self.lengths.entry(length).or_default() += 1,
+            (true, false) => {
+                let left = self.lengths.get_mut(&length).map_or(0, |count| {
+                    *count -= 1;
+                    *count
+                });
+                if left == 0 {
+                    self.lengths.remove(&length);
+                }
+            }
+            (true, true) | (false, false) => {}
+        }
     }
 }
 
@@ -443,7 +502,7 @@ mod tests {
         site.blocklist(key, Some(&entry(Action::Block, None)));
         assert_eq!(site.ask(&from, false), Answer::RefuseAtEdge);
         site.blocklist(key, None);
-        assert_eq!((site.ask(&from, false), site.lengths.len()), (Answer::Through, 0));
+        assert_eq!((site.ask(&from, false), site.tenants["default"].lengths.len()), (Answer::Through, 0));
     }
 
     #[test]

@@ -148,6 +148,26 @@ pub(super) fn tunnel(bits: u64) -> Place {
     place(TUNNELS, number / 40, 10 + number % 40)
 }
 
+/// A network of an IPv6 hosting customer, as its upper 48 bits.
+const HOSTED_V6: u128 = 0x2a0b_4340_0171;
+
+/// Where an attack takes its addresses from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pool {
+    /// A botnet, and every fourth of a hosting provider.
+    Mixed,
+    /// Homes and small firms alone.
+    Residential,
+    /// One hosting provider alone.
+    OneProvider,
+    /// Exits that many honest people share: of homes, of mobile networks, of tunnels.
+    SharedExits,
+    /// Addresses inside one IPv6 /64.
+    OneV6Customer,
+    /// The /64 networks inside one IPv6 /48.
+    OneV6Site,
+}
+
 /// The addresses that an attack can use, in an order that depends on the seed. Every fourth is a hosting provider's.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AttackSpace {
@@ -177,6 +197,29 @@ impl AttackSpace {
         place(BOTNET, n / HOSTS, 1 + n % HOSTS)
     }
 
+    /// The address with a number, of a pool.
+    pub(super) fn of(&self, pool: Pool, number: u64) -> Place {
+        match pool {
+            Pool::Mixed => self.address(number),
+            Pool::Residential => {
+                let n = self.botnet.at(number);
+                place(BOTNET, n / HOSTS, 1 + n % HOSTS)
+            }
+            Pool::OneProvider => {
+                let n = self.hosting.at(number % HOSTING_CHUNK);
+                // As many addresses as one provider's networks have hosts.
+                place(&HOSTING[..1], n / HOSTS % 16, 1 + n % HOSTS)
+            }
+            Pool::SharedExits => match number {
+                0..SHARED_ADDRESSES => shared(number),
+                _ if number % 8 == 7 => tunnel(mix(number, 11)),
+                _ => mobile(mix(number, 11)),
+            },
+            Pool::OneV6Customer => hosted_v6(mix(self.intruder, 1) & 0xffff, mix(number, 12)),
+            Pool::OneV6Site => hosted_v6(mix(number, 12) & 0xffff, mix(number, 13)),
+        }
+    }
+
     fn hosted(&self, number: u64) -> Place {
         let n = self.hosting.at(number % HOSTING_CHUNK);
         let provider = n / HOSTS;
@@ -190,6 +233,11 @@ impl AttackSpace {
         let n = (scale(self.intruder, all) + number * 37) % all;
         place(&[INTRUDER], n / HOSTS, 1 + n % HOSTS)
     }
+}
+
+fn hosted_v6(network: u64, host: u64) -> Place {
+    let bits = (HOSTED_V6 << 80) | (u128::from(network) << 64) | u128::from(host);
+    Place { ip: IpAddr::V6(Ipv6Addr::from(bits)), asn: 64_642, country: "RU" }
 }
 
 /// The address `host` in the network with a number, counted through the blocks; beyond them it begins again.

@@ -1,6 +1,6 @@
 //! The score of a simulation: what was let through, what was stopped, and who fell.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -8,7 +8,9 @@ use serde::Serialize;
 
 use super::site::Handled;
 use crate::event::wire::format_millis;
-use crate::event::{Action, AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, LoginEvent, Millis, Outcome};
+use crate::event::{
+    Action, AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, LoginEvent, Millis, Outcome, Source,
+};
 
 /// Most attempts of an attack that are remembered until it is found; later ones count for its being found at all.
 const EARLY_MAX: usize = 100_000;
@@ -111,8 +113,17 @@ pub struct Tally {
     pub sources_refused: u64,
     pub tries_before_refusal: u64,
     pub tries_before_refusal_max: u64,
+    /// When the first attempt of the attack was stopped, and how many came before it.
+    pub attack_stopped_at: Option<Millis>,
+    pub attack_stopped_after: u64,
     #[serde(skip)]
     fared: BTreeMap<IpAddr, Fared>,
+    /// Sources that were blocked, by themselves or as part of a range that they came from.
+    #[serde(skip)]
+    named: BTreeSet<Source>,
+    /// Sources of the attack, with their tries.
+    #[serde(skip)]
+    attackers: BTreeMap<Source, u64>,
     #[serde(skip)]
     early: Vec<(Millis, Handled)>,
 }
@@ -138,7 +149,19 @@ impl Tally {
             self.early.push((at, handled));
         }
         self.stopped_at(at, handled);
+        match handled {
+            Handled::Challenged | Handled::Blocked => {
+                self.attack_stopped_at.get_or_insert(at);
+            }
+            Handled::Through | Handled::Passed => {
+                self.attack_stopped_after += u64::from(self.attack_stopped_at.is_none());
+            }
+        }
         let Ok(source) = event.source_ip.parse::<IpAddr>() else { return };
+        *self.attackers.entry(source.into()).or_default() += 1;
+        if source_blocked {
+            self.named.insert(source.into());
+        }
         let fared = self.fared.entry(source).or_default();
         match handled {
             Handled::Through | Handled::Passed => fared.through += 1,
@@ -196,8 +219,10 @@ impl Tally {
     }
 
     /// A source is blocked at `at`, the generation of its entry, which is its owner's stream time.
-    pub(super) fn source_blocked(&mut self, at: Millis, holds: impl Fn(IpAddr) -> bool) {
+    /// `source`: who it is, unless it is a range.
+    pub(super) fn source_blocked(&mut self, at: Millis, source: Option<Source>, holds: impl Fn(IpAddr) -> bool) {
         self.blocks += 1;
+        self.named.extend(source);
         self.first_block_at.get_or_insert(at);
         for fallen in self.fallen.iter_mut().filter(|f| f.source_blocked_at.is_none() && holds(f.source)) {
             fallen.source_blocked_at = Some(at);
@@ -219,6 +244,27 @@ impl Tally {
             }
             Handled::Through | Handled::Passed => {}
         }
+    }
+
+    /// Somebody honest comes from a source that is blocked.
+    pub(super) fn honest_source_blocked(&mut self, source_ip: &str) {
+        self.named.extend(source_ip.parse::<Source>());
+    }
+
+    /// Of the sources that were blocked, those of the attack; `None` when none was blocked.
+    #[must_use]
+    pub fn precision(&self) -> Option<f64> {
+        let right = self.named.iter().filter(|source| self.attackers.contains_key(source)).count();
+        (!self.named.is_empty()).then(|| right as f64 / self.named.len() as f64)
+    }
+
+    /// Of the sources of the attack that tried twice or more, those that were blocked; `None` when none did.
+    #[must_use]
+    pub fn recall(&self) -> Option<f64> {
+        let repeating = || self.attackers.iter().filter(|(_, tries)| **tries >= 2);
+        let found = repeating().filter(|(source, _)| self.named.contains(source)).count();
+        let all = repeating().count();
+        (all > 0).then(|| found as f64 / all as f64)
     }
 
     /// Accounts that fell and were flagged.

@@ -9,7 +9,7 @@ use super::*;
 use crate::event::wire::{canonical, json_login_event, login_event_to_json};
 use crate::event::{
     Action, AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, ChallengeResult, FailureReason, Millis,
-    Outcome, Scope,
+    Outcome, Scope, Source,
 };
 
 const MINUTE: Millis = 60_000;
@@ -284,6 +284,105 @@ fn attacks_have_the_shapes_that_their_names_say() {
     let (all, ..) = open(Scenario::Slow, 6, &Options { lead_in_ms: 0, after_ms: 0, ..Options::default() });
     let attack = all.iter().filter(|p| is_attack(p)).count() * 1_000 / all.len();
     assert!((42..=53).contains(&attack), "{attack} in a thousand");
+}
+
+#[test]
+fn attacks_come_from_where_their_names_say() {
+    let attack = |scenario: Scenario| -> (Vec<Planned>, Site) {
+        let (mut all, site, _) = open(scenario, 6, &short());
+        all.retain(is_attack);
+        assert_eq!(all.len(), 43_387, "{scenario}");
+        (all, site)
+    };
+    let addresses = |all: &[Planned]| all.iter().map(source).collect::<BTreeSet<IpAddr>>();
+    let asns = |all: &[Planned]| all.iter().filter_map(|p| p.event.asn).collect::<BTreeSet<i64>>();
+    let hosted = |asns: &BTreeSet<i64>| HOSTING_ASNS.iter().filter(|asn| asns.contains(&i64::from(**asn))).count();
+
+    let (all, site) = attack(Scenario::NineThousand);
+    assert!((8_900..=9_001).contains(&addresses(&all).len()), "{}", addresses(&all).len());
+    assert_eq!(site.tally().fallen.len(), 2, "the intruder is there as well");
+
+    let (all, _) = attack(Scenario::Residential);
+    assert!(addresses(&all).len() > 42_900);
+    assert_eq!(hosted(&asns(&all)), 0);
+
+    let (all, _) = attack(Scenario::OneProvider);
+    assert_eq!((addresses(&all).len(), asns(&all).len(), hosted(&asns(&all))), (500, 1, 1));
+
+    for (scenario, networks) in [(Scenario::V6Customer, 1..=1), (Scenario::V6Site, 20_000..=40_000)] {
+        let (all, _) = attack(scenario);
+        let sources: Vec<Source> = addresses(&all).into_iter().map(Source::from).collect();
+        assert!(sources.len() > 43_000, "{scenario}: another address for each try, {}", sources.len());
+        let of_sources: BTreeSet<&Source> = sources.iter().collect();
+        assert!(networks.contains(&of_sources.len()), "{scenario}: {}", of_sources.len());
+        assert_eq!(sources.iter().map(|source| source.network()).collect::<BTreeSet<_>>().len(), 1, "{scenario}");
+    }
+
+    let (mut all, ..) =
+        open(Scenario::SharedExits, 6, &Options { lead_in_ms: HOUR, after_ms: 0, ..Options::default() });
+    let honest: BTreeSet<IpAddr> = all.iter().filter(|p| !is_attack(p)).map(source).collect();
+    all.retain(is_attack);
+    let shared = addresses(&all).intersection(&honest).count();
+    assert!(shared * 4 > addresses(&all).len() * 3, "{shared} of {} are honest people's", addresses(&all).len());
+
+    let (_, site) = attack(Scenario::FreshList);
+    assert!((3_500..4_300).contains(&site.tally().fallen.len()), "{}", site.tally().fallen.len());
+}
+
+#[test]
+fn what_hides_is_a_small_part_of_what_it_hides_in() {
+    let (all, ..) = open(Scenario::Hidden, 6, &short());
+    let (attack, honest) = all.iter().partition::<Vec<&Planned>, _>(|p| is_attack(p));
+    assert_eq!(attack.len(), 12_000);
+    assert!(honest.len() > 15 * attack.len(), "{}", honest.len());
+    let options = Options { lead_in_ms: 0, after_ms: 0, logins_per_hour: 9_000, ..Options::default() };
+    let (all, ..) = open(Scenario::SlowSpray, 6, &options);
+    let attack: Vec<Millis> = all.iter().filter(|p| is_attack(p)).map(|p| p.at).collect();
+    assert_eq!(attack.len(), 9_000 * 24 / 200);
+    assert!(attack.windows(2).all(|pair| pair[1] - pair[0] < 5 * MINUTE), "all day");
+}
+
+#[test]
+fn an_account_is_at_one_of_the_twelve_tenants_and_each_obeys_its_own_list() {
+    let mut simulation = Simulation::new(Scenario::TwelveTenants, 6, short()).unwrap();
+    let mut site = simulation.site(Edge::AddressList);
+    let mut of_account: BTreeMap<String, String> = BTreeMap::new();
+    let (mut tries, mut told) = (BTreeMap::<String, u64>::new(), None);
+    while let Some(planned) = simulation.next(&mut site) {
+        let (tenant, at) = (planned.event.tenant.clone(), planned.at);
+        let account = planned.truth.account.clone();
+        assert_eq!(*of_account.entry(account).or_insert_with(|| tenant.clone()), tenant);
+        if let Some((of, source)) = &told {
+            // Blocked at one, and at none of the others.
+            let is_blocked = planned.truth.handled == Handled::Blocked;
+            assert_eq!(is_blocked, (of, source) == (&tenant, &planned.event.source_ip));
+        }
+        if is_attack(&planned) {
+            *tries.entry(tenant.clone()).or_default() += 1;
+            if told.is_none() {
+                let source = planned.event.source_ip.clone();
+                let entry = BlocklistEntry { tenant: tenant.clone(), ..block(&source, at + HOUR) };
+                site.blocklist(&format!("{tenant}|IP|{source}"), Some(&entry));
+                told = Some((tenant, source));
+            }
+        }
+    }
+    assert_eq!(tries.len(), 12);
+    assert!(tries.values().all(|n| (3_200..4_100).contains(n)), "{tries:?}");
+    assert!(site.tally().attack.blocked > 0);
+}
+
+#[test]
+fn a_site_that_knows_its_attackers_refuses_them_and_whoever_comes_from_where_they_do() {
+    let options = Options { history_ms: 14 * 24 * HOUR, ..short() };
+    let mut simulation = Simulation::new(Scenario::SharedExits, 6, options).unwrap();
+    let mut site = simulation.site(Edge::LoginPage).knowing_attackers();
+    while simulation.next(&mut site).is_some() {}
+    let tally = site.tally();
+    // Who lives behind such an exit is known there, and whoever tries the account from it is taken for its owner.
+    assert!((43_300..=43_387).contains(&tally.attack.blocked), "{:?}", tally.attack);
+    assert_eq!((tally.attack_stopped_after, tally.precision(), tally.recall()), (0, Some(1.0), Some(1.0)));
+    assert!(tally.logins.denied > 20 && tally.logins.known_denied == 0, "{:?}", tally.logins);
 }
 
 #[test]

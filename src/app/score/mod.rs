@@ -1,5 +1,8 @@
 //! `portcullis score`: every shape of attack and of harmless trouble, with several seeds, in numbers side by side. Of the
-//! seeds the worst counts.
+//! seeds the worst counts. Beside the playbooks play what people use today, on the same events and each in a loop of its own:
+//! what it would have stopped is stopped.
+
+mod rivals;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,6 +17,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use self::rivals::{Played, Rival};
 use super::settings::Settings;
 use super::simulate::{Core, CoreFigures, Lines, Watch, play};
 use super::{Ending, Output, topology};
@@ -28,7 +32,7 @@ const SEEDS_MAX: u64 = 100;
 /// Play every scenario with several seeds and show how the playbooks fare, the worst seed of each
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  portcullis score --seeds 5 --against fail2ban=benches/rules-of-others/fail2ban\n\nThe site is a login page that refuses and challenges before it checks a password."
+    after_help = "Examples:\n  portcullis score --seeds 5\n  portcullis score --scenario night --scenario v6-48 --against mine=my-playbooks --alone\n\nFor Portcullis and the oracle the site is a login page that refuses and challenges before it checks a password, and\nknows whom it knows. fail2ban (5 failures in 10 minutes, 10 minutes) and CrowdSec (a bucket of 5 that leaks one in 10 s,\n4 hours) refuse whoever comes from an address. The oracle knows every address of the attack before it comes. Every\ndecision is a second under way."
 )]
 pub struct ScoreArgs {
     /// Scenarios to play [default: all]
@@ -46,6 +50,9 @@ pub struct ScoreArgs {
     /// Other playbooks to play beside, by a name of your own
     #[arg(long, value_name = "NAME=DIR")]
     pub against: Vec<String>,
+    /// Without fail2ban, CrowdSec and the oracle beside
+    #[arg(long)]
+    pub alone: bool,
     #[arg(long = "output", value_name = "FORMAT", value_enum, default_value_t)]
     pub output: Output,
 }
@@ -75,11 +82,20 @@ pub struct Score {
     /// Attempts and seconds of the attack before that, the worst seed; `None` when some seed never told.
     pub found_after_attempts: Option<u64>,
     pub found_after_s: Option<f64>,
-    /// Shares of the attack that were stopped: of all, and of what came after it was found.
+    /// The first attempt of the attack that was stopped: how many came before it, and seconds; `None`: in some seed none was.
+    pub stopped_after_attempts: Option<u64>,
+    pub stopped_after_s: Option<f64>,
+    /// Shares of the attack that were stopped: of all, in the seed where it was least, and of that what was refused and what
+    /// was challenged; and of what came after it was found.
     pub stopped: f64,
+    pub refused: f64,
+    pub challenged_attack: f64,
     pub stopped_after_found: Option<f64>,
     /// Sources of the attack that were refused, over all of them.
     pub sources_refused: f64,
+    /// Sources of the attack among those that were blocked; and of those that tried twice or more, the blocked ones.
+    pub precision: Option<f64>,
+    pub recall: Option<f64>,
     /// Accounts that were entered, and those of them that were flagged, over all seeds.
     pub fallen: usize,
     pub flagged: usize,
@@ -101,6 +117,10 @@ impl Score {
         let least = |figures: &mut dyn Iterator<Item = f64>| figures.fold(1.0, f64::min);
         let is_attack = tallies().any(|tally| tally.attack.all() > 0);
         let all_found = is_attack && tallies().all(|tally| tally.found_after.is_some());
+        let all_stopped = is_attack && tallies().all(|tally| tally.attack_stopped_at.is_some());
+        let worst_stopped = tallies()
+            .filter(|tally| tally.attack.all() > 0)
+            .min_by(|a, b| a.attack.stopped_share().total_cmp(&b.attack.stopped_share()));
         let began = |summary: &Summary| summary.tally.first_attack_at;
         let found_after_s = |summary: &Summary| Some((summary.tally.found_at? - began(summary)?) as f64 / 1000.0);
         let fallen = || tallies().flat_map(|tally| &tally.fallen);
@@ -119,6 +139,20 @@ impl Score {
                 .filter_map(|(summary, _)| found_after_s(summary))
                 .reduce(f64::max)
                 .filter(|_| all_found),
+            stopped_after_attempts: tallies()
+                .filter(|tally| tally.attack_stopped_at.is_some())
+                .map(|tally| tally.attack_stopped_after)
+                .max()
+                .filter(|_| all_stopped),
+            stopped_after_s: runs
+                .iter()
+                .filter_map(|(summary, _)| Some((summary.tally.attack_stopped_at? - began(summary)?) as f64 / 1000.0))
+                .reduce(f64::max)
+                .filter(|_| all_stopped),
+            refused: worst_stopped.map_or(0.0, |tally| share(tally.attack.blocked, tally.attack.all())),
+            challenged_attack: worst_stopped.map_or(0.0, |tally| share(tally.attack.challenged, tally.attack.all())),
+            precision: tallies().filter_map(crate::ingest::simulate::Tally::precision).reduce(f64::min),
+            recall: tallies().filter_map(crate::ingest::simulate::Tally::recall).reduce(f64::min),
             stopped: if is_attack { least(&mut tallies().map(|tally| tally.attack.stopped_share())) } else { 0.0 },
             stopped_after_found: all_found
                 .then(|| least(&mut tallies().map(|tally| tally.attack_after_found.stopped_share()))),
@@ -146,22 +180,32 @@ impl Score {
             (0, _, _) if self.found == 0 => "no attack".to_owned(),
             (0, _, _) => format!("FALSE {}/{}", self.found, self.seeds),
             (_, Some(attempts), Some(seconds)) => format!("{attempts} in {seconds:.0} s"),
+            _ if self.found == 0 => "-".to_owned(),
             _ => format!("{}/{} seeds", self.found, self.seeds),
         };
-        let percent = |share: f64| format!("{:.1} %", share * 100.0);
-        let stopped = if self.attempts == 0 { "-".to_owned() } else { percent(self.stopped) };
-        let after = self.stopped_after_found.map_or_else(|| "-".to_owned(), percent);
-        let sources = if self.attempts == 0 { "-".to_owned() } else { percent(self.sources_refused) };
+        let first = match (self.stopped_after_attempts, self.stopped_after_s) {
+            (Some(attempts), Some(seconds)) => format!("{attempts} in {seconds:.0} s"),
+            _ => "-".to_owned(),
+        };
+        let percent = |share: f64| format!("{:.1}", share * 100.0);
+        let of_attack = |figure: f64| if self.attempts == 0 { "-".to_owned() } else { percent(figure) };
+        let maybe = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), percent);
         let fallen = match self.fallen {
             0 => "-".to_owned(),
             all => format!("{}/{all}", self.flagged),
         };
+        let flagged_after = self.flagged_after_s.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.1}"));
         format!(
-            "{:<16} {:<12} {:>16} {stopped:>8} {after:>8} {sources:>8} {fallen:>7} {:>9} {:>6} {:>9} {:>9}",
+            "{:<16} {:<11} {found:>15} {first:>15} {:>8} {:>8} {:>8} {:>6} {:>6} {fallen:>9} {flagged_after:>8} {:>8} \
+             {:>6} {:>9} {:>9}",
             self.scenario,
-            self.playbooks.chars().take(12).collect::<String>(),
-            found,
-            format!("{:.3} %", self.denied * 100.0),
+            self.playbooks.chars().take(11).collect::<String>(),
+            of_attack(self.refused),
+            of_attack(self.challenged_attack),
+            maybe(self.stopped_after_found),
+            maybe(self.precision),
+            maybe(self.recall),
+            format!("{:.3}", self.denied * 100.0),
             self.known_denied,
             percent(self.challenged),
             percent(self.challenged_under_challenge),
@@ -169,7 +213,12 @@ impl Score {
     }
 }
 
-const HEAD: &str = "scenario         playbooks       found after  stopped    after  sources flagged    denied  known challenged  under it";
+const HEAD: &str = concat!(
+    "                             ------ of the attack, until -----  ------ % of it ------  -- sources, % --",
+    "  --- entered ---  ------ honest logins, % ------\n",
+    "scenario         by                    found   first stopped  refused challngd after it  prec. recall",
+    "   flagged  after s   denied  known  challngd while on",
+);
 
 struct Unwatched;
 
@@ -177,6 +226,13 @@ impl Watch for Unwatched {
     fn is_at(&mut self, _: Millis, _: Millis, _: &Site) {}
 
     fn done(&mut self) {}
+}
+
+/// Who decides what is stopped.
+#[derive(Debug)]
+enum Player {
+    Playbooks(Arc<Env>),
+    Rival(Rival),
 }
 
 /// One scenario, seed and set of playbooks.
@@ -192,13 +248,17 @@ struct Job {
 /// # Errors
 /// Playbooks do not read, or a simulation cannot be made.
 pub fn run(args: &ScoreArgs, settings: &Settings, out: &mut dyn Write) -> Result<Ending> {
-    let mut sets = vec![("shipped".to_owned(), topology::env(settings, None)?)];
+    let mut sets = vec![("portcullis".to_owned(), Player::Playbooks(topology::env(settings, None)?))];
     for against in &args.against {
         let (name, folder) = against.split_once('=').with_context(|| format!("--against {against}: write NAME=DIR"))?;
         if sets.iter().any(|(held, _)| held == name) {
             bail!("--against {against}: the name `{name}` is taken");
         }
-        sets.push((name.to_owned(), topology::env(settings, Some(PathBuf::from(folder).as_path()))?));
+        let env = topology::env(settings, Some(PathBuf::from(folder).as_path()))?;
+        sets.push((name.to_owned(), Player::Playbooks(env)));
+    }
+    if !args.alone {
+        sets.extend(Rival::ALL.map(|rival| (rival.as_str().to_owned(), Player::Rival(rival))));
     }
     let scenarios = if args.scenarios.is_empty() { Scenario::ALL.to_vec() } else { args.scenarios.clone() };
     let jobs: Vec<Job> = scenarios
@@ -228,7 +288,7 @@ pub fn run(args: &ScoreArgs, settings: &Settings, out: &mut dyn Write) -> Result
 }
 
 /// On all cores; results in the order of the jobs.
-fn play_all(jobs: &[Job], args: &ScoreArgs, sets: &[(String, Arc<Env>)]) -> Result<Vec<(Summary, CoreFigures)>> {
+fn play_all(jobs: &[Job], args: &ScoreArgs, sets: &[(String, Player)]) -> Result<Vec<(Summary, CoreFigures)>> {
     let bar = bar(jobs.len());
     let next = AtomicUsize::new(0);
     let done: Mutex<BTreeMap<usize, Result<(Summary, CoreFigures)>>> = Mutex::default();
@@ -264,14 +324,24 @@ fn bar(jobs: usize) -> ProgressBar {
     bar
 }
 
-fn play_one(job: &Job, args: &ScoreArgs, sets: &[(String, Arc<Env>)]) -> Result<(Summary, CoreFigures)> {
-    let (_, env) = sets.get(job.set).ok_or_else(|| anyhow!("no such set"))?;
+fn play_one(job: &Job, args: &ScoreArgs, sets: &[(String, Player)]) -> Result<(Summary, CoreFigures)> {
+    let (_, player) = sets.get(job.set).ok_or_else(|| anyhow!("no such set"))?;
     let options = Options { attacker: args.attacker, history_ms: args.history, ..Options::default() };
     let mut simulation = Simulation::new(job.scenario, job.seed, options)?;
-    let mut site = Site::new("default", Edge::LoginPage);
-    let mut core = Core::new(Arc::clone(env), DELAY_MS);
-    let summary = play(&mut simulation, &mut site, &mut core, &mut Lines::none(), &mut Unwatched)?;
-    Ok((summary, core.figures()))
+    match player {
+        Player::Playbooks(env) => {
+            let mut site = simulation.site(Edge::LoginPage);
+            let mut core = Core::new(Arc::clone(env), DELAY_MS);
+            let summary = play(&mut simulation, &mut site, &mut core, &mut Lines::none(), &mut Unwatched)?;
+            Ok((summary, core.figures()))
+        }
+        Player::Rival(rival) => {
+            let mut site = rival.site(&simulation);
+            let mut played = Played::new(*rival, DELAY_MS);
+            let summary = play(&mut simulation, &mut site, &mut played, &mut Lines::none(), &mut Unwatched)?;
+            Ok((summary, CoreFigures::default()))
+        }
+    }
 }
 
 /// How long a decision takes to reach the site.
