@@ -217,7 +217,8 @@ fn what_a_person_did_stands_in_the_incident() {
         Core::feed(&mut pipeline, &Record::json(event.occurred_at, &event));
     }
     let told = give(&mut pipeline, START + 100_000, &ask(CommandKind::Block, Scope::Ip, "192.0.2.77"));
-    let mut details = told.iter().filter_map(|e| if let Output::Detail(detail) = &e.output { Some(detail) } else { None });
+    let mut details =
+        told.iter().filter_map(|e| if let Output::Detail(detail) = &e.output { Some(detail) } else { None });
     let line = details.rfind(|detail| detail.kind == DetailKind::Action);
     let line = line.expect("a line of the incident");
     assert_eq!((&*line.value, &*line.about["actor"], &*line.about["value"]), ("BLOCK-192.0.2.77", "ada", "192.0.2.77"));
