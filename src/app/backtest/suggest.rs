@@ -1,8 +1,8 @@
 //! Which threshold a playbook may have for a wanted number of false positives.
 //!
-//! The playbook is played over the past many times at once, each time with another threshold, in shadow and in CALM alone:
-//! what fires is what the engine itself says, with its windows, exemptions and good accounts. An attack that is known to
-//! be one is not in CALM, so what fires there is ordinary traffic, or an attack too small to be noticed. An entity from
+//! The playbook is played over the past many times at once, each time with another threshold, in shadow and unless it is ATTACK:
+//! what fires is what the engine itself says, with its windows, exemptions and good accounts. ELEVATED
+//! may stand for nothing, so it is not left out; what fires is ordinary traffic, or an attack too small to be noticed. An entity from
 //! which known accounts logged in is taken for honest.
 
 use std::collections::BTreeMap;
@@ -179,7 +179,7 @@ impl Sweep {
         let mut playbook = self.playbook.clone();
         playbook.id = number.to_string();
         playbook.mode = PlaybookMode::Shadow;
-        playbook.states = vec![AttackState::Calm];
+        playbook.states = vec![AttackState::Calm, AttackState::Elevated];
         playbook.then.cap = None;
         if let Some(bound) = playbook.trigger.get_mut(&self.measure) {
             bound.at_least = Some(Thresholds::Same(Amount(threshold)));
@@ -259,7 +259,12 @@ impl Sweep {
         });
         let tried: Vec<Tried> = tried.collect();
         // A higher threshold fires for no more entities, but a day's border may say so; all above must keep it as well.
+        let is_silent = tried.iter().all(|tried| tried.fired == 0);
         let lowest = |figure: fn(&Tried) -> f64| {
+            // Where not even the lowest fires, the past says nothing.
+            if is_silent {
+                return None;
+            }
             let keeping = tried.iter().rev().take_while(|tried| figure(tried) <= budget.0);
             keeping.last().map(|tried| tried.threshold)
         };
@@ -308,7 +313,7 @@ fn entity_of(per: Per, a: &Attempt) -> Option<Entity> {
 impl fmt::Display for Suggestion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Suggestion { playbook, measure, over, days, budget_a_day, .. } = self;
-        writeln!(f, "{playbook}: {measure} over {over} while the tenant is CALM, measured over {days:.2} days")?;
+        writeln!(f, "{playbook}: {measure} over {over} unless it is ATTACK, measured over {days:.2} days")?;
         if *days < 1.0 {
             writeln!(f, "less than a day: figures a day are projected, and hours that are not in it are not known")?;
         }
@@ -320,6 +325,12 @@ impl fmt::Display for Suggestion {
                 "{:>10} {:>12} {:>12.2} {:>24.2}{mark}",
                 tried.threshold, tried.fired, tried.fired_a_day, tried.with_known_users_a_day
             )?;
+        }
+        if self.tried.iter().all(|tried| tried.fired == 0) {
+            return write!(
+                f,
+                "nobody fires at any of them: this past says nothing; take more of it, or another measure"
+            );
         }
         let say =
             |threshold: Option<f64>| threshold.map_or_else(|| "none that was tried".to_owned(), |t| t.to_string());
