@@ -240,7 +240,10 @@ fn names_in(json: &Value, names: &mut Vec<String>) {
         Value::Object(fields) => {
             name(fields.get("account"));
             let scope = fields.get("scope").and_then(Value::as_str).unwrap_or_default();
-            if ["ACCOUNT", "IP_ACCOUNT", "DEVICE"].contains(&scope) {
+            // Lines and traces of incidents: of sources, too, which cannot be told apart here.
+            let is_target =
+                fields.get("kind").and_then(Value::as_str) == Some("TARGET") || fields.contains_key("trial");
+            if is_target || ["ACCOUNT", "IP_ACCOUNT", "DEVICE"].contains(&scope) {
                 name(fields.get("value"));
             }
             fields.values().for_each(|value| names_in(value, names));

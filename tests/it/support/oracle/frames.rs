@@ -159,6 +159,7 @@ pub struct Status {
     pub incident_id: Option<String>,
     /// Feature, value, lift in thousandths.
     pub traits: Vec<(u32, String, u64)>,
+    pub withdrawn: Vec<(String, Millis)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -274,7 +275,7 @@ pub fn items(record: &Read) -> Vec<Item> {
     let place = || format!("partition {} offset {}", record.partition, record.offset);
     let bytes = record.value.as_deref().unwrap_or_default();
     let (version, mut rest) = bytes.split_first().unwrap_or_else(|| panic!("an empty frame at {}", place()));
-    assert_eq!(*version, 4, "version of the frame at {}", place());
+    assert_eq!(*version, 5, "version of the frame at {}", place());
     let mut items = Vec::new();
     while !rest.is_empty() {
         let mut length = 0;
