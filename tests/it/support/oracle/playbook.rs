@@ -124,7 +124,8 @@ impl Playbooks {
             match (playbook.detector.as_deref(), playbook.per.as_str()) {
                 (Some("compromise"), _) => sorted.compromise.push(playbook),
                 (Some("proxy"), _) => sorted.proxy.push(playbook),
-                (Some("campaign" | "posterior"), _) => {}
+                // Nobody is watched here.
+                (Some("campaign" | "posterior" | "tripwire"), _) => {}
                 (_, "address") => sorted.address.push(playbook),
                 (_, "network") => sorted.network.push(playbook),
                 (_, "account") => sorted.account.push(playbook),
