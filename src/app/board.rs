@@ -1,20 +1,14 @@
 //! Topics read to the end that they have now, into a board as the console has it: for commands that answer and end.
 
-use std::time::Duration;
-
 use anyhow::Result;
 
 use super::Connection;
 use super::console::StoreFolder;
 use crate::console::{Board, Disk};
 use crate::event::Millis;
-use crate::log::follow::{Followed, Follower, ReadFrom};
-use crate::log::{Error, Incoming};
+use crate::log::Incoming;
+use crate::log::follow::{Follower, ReadFrom};
 use crate::topology::exemptions::Exemptions;
-
-/// One wait for a record, and how many that bring none are waited for before the cluster is given up.
-const WAIT: Duration = Duration::from_millis(100);
-const WAITS_MAX: u32 = 300;
 
 /// A board and what lies on disk for it; the folder goes with it.
 #[derive(Debug)]
@@ -45,23 +39,10 @@ impl ReadBoard {
     ) -> Result<()> {
         let topics: Vec<String> = names.iter().map(|name| connection.topics.public(name)).collect();
         let mut follower = Follower::new(&connection.client, &topics, ReadFrom::Start)?;
-        let mut waits = 0;
-        loop {
-            match follower.poll(WAIT)? {
-                Followed::Record(record) => {
-                    waits = 0;
-                    let place = topics.iter().position(|topic| **topic == *record.part.topic);
-                    if let Some(name) = place.and_then(|place| names.get(place)) {
-                        self.take(name, &record, &is_wanted)?;
-                    }
-                }
-                Followed::CaughtUp => break,
-                Followed::Idle => waits += 1,
-            }
-            if waits > WAITS_MAX {
-                return Err(Error::Kafka("the cluster does not give what the topics hold".to_owned()).into());
-            }
-        }
+        follower.to_end(|record| {
+            let place = topics.iter().position(|topic| **topic == *record.part.topic);
+            place.and_then(|place| names.get(place)).map_or(Ok(()), |name| self.take(name, record, &is_wanted))
+        })?;
         self.disk.flush()?;
         self.board.tick(&self.disk, now);
         Ok(())

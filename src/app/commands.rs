@@ -19,9 +19,8 @@ use crate::log::{Error, Incoming};
 use crate::topology::exemptions::canonical;
 use crate::topology::{Ask, Request, parse_duration};
 
-/// One wait for a record, and how many that bring none are waited for before the cluster is given up.
+/// One wait for a record.
 const WAIT: Duration = Duration::from_millis(100);
-const WAITS_MAX: u32 = 300;
 /// Longest wait for a delivery.
 const DELIVERY_MAX: Duration = Duration::from_secs(30);
 /// Longest time that anything is asked for, in milliseconds.
@@ -462,22 +461,16 @@ struct Listed {
 impl Listed {
     /// Reads the blocklist to its end.
     fn read(connection: &Connection, entity: &Entity) -> Result<Listed> {
-        let follower = Follower::new(&connection.client, &[connection.topics.public("blocklist")], ReadFrom::Start)?;
-        let mut list = Listed { key: entity.key(), follower, entry: None };
-        let mut waits = 0;
-        loop {
-            match list.follower.poll(WAIT)? {
-                Followed::Record(record) => {
-                    waits = 0;
-                    list.take(&record);
-                }
-                Followed::CaughtUp => return Ok(list),
-                Followed::Idle => waits += 1,
+        let mut follower =
+            Follower::new(&connection.client, &[connection.topics.public("blocklist")], ReadFrom::Start)?;
+        let (key, mut entry) = (entity.key(), None);
+        follower.to_end::<Error>(|record| {
+            if let Some(said) = said_of(&key, record) {
+                entry = said;
             }
-            if waits > WAITS_MAX {
-                return Err(Error::Kafka("the cluster does not give what the blocklist holds".to_owned()).into());
-            }
-        }
+            Ok(())
+        })?;
+        Ok(Listed { key, follower, entry })
     }
 
     /// Whether `is_there` holds within `wait_ms`, in steps of [`WAIT`].
@@ -485,7 +478,11 @@ impl Listed {
         let mut waits = 0;
         while !is_there(self.entry.as_ref()) {
             match self.follower.poll(WAIT)? {
-                Followed::Record(record) => self.take(&record),
+                Followed::Record(record) => {
+                    if let Some(said) = said_of(&self.key, &record) {
+                        self.entry = said;
+                    }
+                }
                 Followed::CaughtUp | Followed::Idle => waits += 1,
             }
             if waits * WAIT.as_millis() > u128::try_from(wait_ms).unwrap_or_default() {
@@ -494,13 +491,12 @@ impl Listed {
         }
         Ok(true)
     }
+}
 
-    fn take(&mut self, record: &Incoming) {
-        if record.key.as_deref() == Some(self.key.as_bytes()) {
-            let entry = record.value.as_deref().map(|value| decode_output::<BlocklistEntry>("blocklist", value));
-            self.entry = entry.and_then(Result::ok);
-        }
-    }
+/// What a record of the blocklist says of a key: nothing, or the entry that stands under it now.
+fn said_of(key: &str, record: &Incoming) -> Option<Option<BlocklistEntry>> {
+    let is_theirs = record.key.as_deref() == Some(key.as_bytes());
+    is_theirs.then(|| record.value.as_deref().and_then(|value| decode_output("blocklist", value).ok()))
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
-use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
@@ -12,13 +11,9 @@ use crate::console::{Explained, Known, VERDICTS_SHOWN_MAX, Who};
 use crate::edge::server::Lists;
 use crate::event::wire::decode_output;
 use crate::event::{AttackStatus, Millis, Receipt, Verdict};
-use crate::log::follow::{Followed, Follower, ReadFrom};
-use crate::log::{Error, Incoming};
+use crate::log::Incoming;
+use crate::log::follow::{Follower, ReadFrom};
 use crate::topology::exemptions::{Exemptions, is_tenant};
-
-/// One wait for a record, and how many that bring none are waited for before the cluster is given up.
-const WAIT: Duration = Duration::from_millis(100);
-const WAITS_MAX: u32 = 300;
 
 /// Say whether somebody is restricted, by what, since when, and which edges have it
 ///
@@ -88,21 +83,11 @@ impl<'a> Reading<'a> {
         let names = ["blocklist", "exemptions", "verdicts", "receipts", "attack-status"];
         let topics = names.map(|name| connection.topics.public(name));
         let mut follower = Follower::new(&connection.client, &topics, ReadFrom::Start)?;
-        let mut waits = 0;
-        loop {
-            match follower.poll(WAIT)? {
-                Followed::Record(record) => {
-                    waits = 0;
-                    let place = topics.iter().position(|topic| **topic == *record.part.topic);
-                    self.take(place.and_then(|place| names.get(place)).copied().unwrap_or_default(), &record);
-                }
-                Followed::CaughtUp => return Ok(()),
-                Followed::Idle => waits += 1,
-            }
-            if waits > WAITS_MAX {
-                return Err(Error::Kafka("the cluster does not give what the topics hold".to_owned()).into());
-            }
-        }
+        follower.to_end(|record| {
+            let place = topics.iter().position(|topic| **topic == *record.part.topic);
+            self.take(place.and_then(|place| names.get(place)).copied().unwrap_or_default(), record);
+            Ok(())
+        })
     }
 
     fn take(&mut self, topic: &str, record: &Incoming) {

@@ -16,7 +16,7 @@ use super::settings::Settings;
 use super::{Connection, Ending, Output, topology};
 use crate::event::Millis;
 use crate::event::wire::format_millis;
-use crate::log::follow::{Followed, Follower, ReadFrom};
+use crate::log::follow::{Follower, ReadFrom};
 use crate::log::publish::Publisher;
 use crate::log::{Error, Incoming};
 use crate::topology::{
@@ -26,9 +26,6 @@ use crate::topology::{
 
 /// The topic, without its prefix.
 const TOPIC: &str = "playbooks";
-/// One wait for a record, and how many that bring none are waited for before the cluster is given up.
-const WAIT: Duration = Duration::from_millis(100);
-const WAITS_MAX: u32 = 300;
 /// Longest wait for a delivery.
 const DELIVERY_MAX: Duration = Duration::from_secs(30);
 /// Longest value of a field that is shown to people.
@@ -170,21 +167,11 @@ impl OnTopic {
     pub fn read(settings: &Settings, connection: &Connection) -> Result<OnTopic> {
         let mut on_topic = OnTopic::of_folder(settings)?;
         let mut follower = Follower::new(&connection.client, &[connection.topics.public(TOPIC)], ReadFrom::Start)?;
-        let mut waits = 0;
-        loop {
-            match follower.poll(WAIT)? {
-                Followed::Record(record) => {
-                    waits = 0;
-                    on_topic.take(&record);
-                }
-                Followed::CaughtUp => return Ok(on_topic),
-                Followed::Idle => waits += 1,
-            }
-            if waits > WAITS_MAX {
-                let topic = connection.topics.public(TOPIC);
-                return Err(Error::Kafka(format!("{topic}: the cluster does not give what it holds")).into());
-            }
-        }
+        follower.to_end::<Error>(|record| {
+            on_topic.take(record);
+            Ok(())
+        })?;
+        Ok(on_topic)
     }
 
     /// The folder alone, before anything is read of the topic.

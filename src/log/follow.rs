@@ -24,6 +24,9 @@ pub const FOLLOW_GROUP: &str = "portcullis-follow";
 
 /// How long the cluster may take for an answer while reading goes on: what is fed by it waits as long.
 const LOOK_MAX: Duration = Duration::from_secs(1);
+/// One wait for a record, and how many that bring none are waited for before the cluster is given up.
+const WAIT: Duration = Duration::from_millis(100);
+const WAITS_MAX: u32 = 300;
 /// While behind, positions are looked at when nothing comes, and after so many records.
 const RECORDS_BETWEEN_LOOKS: u32 = 1_000;
 /// After so many polls without a record while behind, the cluster is asked whether the ends still hold.
@@ -107,6 +110,28 @@ impl Follower {
         }
         follower.consumer.assign(&start).map_err(|e| broken(&e))?;
         Ok(follower)
+    }
+
+    /// Reads to the end that the topics had at the start, and hands each record on.
+    ///
+    /// # Errors
+    /// As [`Follower::poll`]; [`Error::Kafka`] also when half a minute brings nothing; whatever `take` says.
+    pub fn to_end<E: From<Error>>(&mut self, mut take: impl FnMut(&Incoming) -> Result<(), E>) -> Result<(), E> {
+        let mut waits = 0;
+        loop {
+            match self.poll(WAIT)? {
+                Followed::Record(record) => {
+                    waits = 0;
+                    take(&record)?;
+                }
+                Followed::CaughtUp => return Ok(()),
+                Followed::Idle => waits += 1,
+            }
+            if waits > WAITS_MAX {
+                let topics = self.topics.join(", ");
+                return Err(Error::Kafka(format!("{topics}: the cluster does not give what is held there")).into());
+            }
+        }
     }
 
     /// Waits at most `wait` for something. Failures that pass are told in the log and waited out.
