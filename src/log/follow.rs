@@ -276,11 +276,11 @@ impl Follower {
     }
 }
 
-fn broken(error: &KafkaError) -> Error {
+pub(super) fn broken(error: &KafkaError) -> Error {
     Error::Kafka(error.to_string())
 }
 
-const FIXED: &[(&str, &str)] = &[
+pub(super) const FIXED: &[(&str, &str)] = &[
     ("isolation.level", "read_committed"),
     ("enable.auto.commit", "false"),
     ("enable.auto.offset.store", "false"),
@@ -290,7 +290,7 @@ const FIXED: &[(&str, &str)] = &[
     ("auto.offset.reset", "earliest"),
 ];
 
-const DEFAULTS: &[(&str, &str)] = &[
+pub(super) const DEFAULTS: &[(&str, &str)] = &[
     ("group.id", FOLLOW_GROUP),
     // Per partition.
     ("queued.max.messages.kbytes", "4096"),

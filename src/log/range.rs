@@ -17,7 +17,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::client::{ANSWER_MAX, Names, Traced, create, incoming, partitions};
-use super::follow::FOLLOW_GROUP;
+use super::follow::{DEFAULTS, FIXED, broken};
 use super::{ClientOptions, Error, Incoming};
 use crate::event::Millis;
 
@@ -247,25 +247,3 @@ fn one(topic: &str, partition: i32) -> TopicPartitionList {
     list.add_partition(topic, partition);
     list
 }
-
-fn broken(error: &KafkaError) -> Error {
-    Error::Kafka(error.to_string())
-}
-
-const FIXED: &[(&str, &str)] = &[
-    ("isolation.level", "read_committed"),
-    ("enable.auto.commit", "false"),
-    ("enable.auto.offset.store", "false"),
-    ("enable.partition.eof", "false"),
-    // What was deleted before it was read is gone; reading goes on with what is there.
-    ("auto.offset.reset", "earliest"),
-];
-
-const DEFAULTS: &[(&str, &str)] = &[
-    ("group.id", FOLLOW_GROUP),
-    // Per partition.
-    ("queued.max.messages.kbytes", "4096"),
-    ("fetch.queue.backoff.ms", "10"),
-    ("fetch.wait.max.ms", "100"),
-    ("reconnect.backoff.max.ms", "2000"),
-];
