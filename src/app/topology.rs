@@ -25,6 +25,7 @@ const PLAYBOOKS: &[(&str, &str)] = &[
     ("site-campaign.yaml", include_str!("../../topology/playbooks/site-campaign.yaml")),
     ("slow-source.yaml", include_str!("../../topology/playbooks/slow-source.yaml")),
     ("source-posterior.yaml", include_str!("../../topology/playbooks/source-posterior.yaml")),
+    ("spray-common-password.yaml", include_str!("../../topology/playbooks/spray-common-password.yaml")),
     ("tripwire.yaml", include_str!("../../topology/playbooks/tripwire.yaml")),
 ];
 

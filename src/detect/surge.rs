@@ -1,5 +1,5 @@
 //! What the bad attempts of an attack share: values of a feature (an autonomous system, a country, an agent, a TLS
-//! fingerprint, or two of them together) that are more frequent now than they ever were, and whose traffic is mostly bad.
+//! fingerprint, or two of them together; a wrong password) that are more frequent now than they ever were, and whose traffic is mostly bad.
 //!
 //! Shares are compared by a G-test, over all values that are followed, with the false discoveries held to one in a million
 //! (Benjamini and Hochberg). How much of a value's traffic is bad follows from its successes (Herley and Schechter): an
@@ -62,10 +62,11 @@ pub enum Feature {
     AsnUserAgent,
     CountryUserAgent,
     UserAgentTlsFingerprint,
+    PasswordTag,
 }
 
 impl Feature {
-    pub const ALL: [Feature; 7] = [
+    pub const ALL: [Feature; 8] = [
         Feature::Asn,
         Feature::Country,
         Feature::UserAgent,
@@ -73,6 +74,7 @@ impl Feature {
         Feature::AsnUserAgent,
         Feature::CountryUserAgent,
         Feature::UserAgentTlsFingerprint,
+        Feature::PasswordTag,
     ];
 
     /// The name in the public record: `asn`, `asn+user_agent`.
@@ -86,6 +88,7 @@ impl Feature {
             Feature::AsnUserAgent => "asn+user_agent",
             Feature::CountryUserAgent => "country+user_agent",
             Feature::UserAgentTlsFingerprint => "user_agent+tls_fingerprint",
+            Feature::PasswordTag => "password_tag",
         }
     }
 
@@ -98,7 +101,9 @@ impl Feature {
     /// The parts of a pair.
     const fn parts(self) -> Option<[Feature; 2]> {
         match self {
-            Feature::Asn | Feature::Country | Feature::UserAgent | Feature::TlsFingerprint => None,
+            Feature::Asn | Feature::Country | Feature::UserAgent | Feature::TlsFingerprint | Feature::PasswordTag => {
+                None
+            }
             Feature::AsnUserAgent => Some([Feature::Asn, Feature::UserAgent]),
             Feature::CountryUserAgent => Some([Feature::Country, Feature::UserAgent]),
             Feature::UserAgentTlsFingerprint => Some([Feature::UserAgent, Feature::TlsFingerprint]),
@@ -118,6 +123,8 @@ pub struct Profile {
     pub country: Option<Box<str>>,
     pub user_agent: Option<Box<str>>,
     pub tls_fingerprint: Option<Box<str>>,
+    /// Of an attempt that failed: a tag of the right password is nobody's business.
+    pub password_tag: Option<u32>,
 }
 
 impl Profile {
@@ -130,12 +137,20 @@ impl Profile {
             country: text(&a.country),
             user_agent: text(&a.user_agent),
             tls_fingerprint: text(&a.tls_fingerprint),
+            password_tag: a.password_tag.filter(|_| a.is_failure()),
         }
     }
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Profile::default()
+    }
+
+    /// The same in parts that many attempts have in common: hardly any two have their password in common as well.
+    pub fn parts(self) -> impl Iterator<Item = Profile> {
+        let of_password = Profile { password_tag: self.password_tag, ..Profile::default() };
+        let rest = Profile { password_tag: None, ..self };
+        [rest, of_password].into_iter().filter(|part| !part.is_empty())
     }
 
     /// Its value of a feature, as the public record names it: both of a pair, joined by U+001F.
@@ -146,6 +161,7 @@ impl Profile {
             Feature::Country => self.country.as_deref().map(str::to_owned),
             Feature::UserAgent => self.user_agent.as_deref().map(str::to_owned),
             Feature::TlsFingerprint => self.tls_fingerprint.as_deref().map(str::to_owned),
+            Feature::PasswordTag => self.password_tag.map(|tag| format!("{tag:06x}")),
             Feature::AsnUserAgent | Feature::CountryUserAgent | Feature::UserAgentTlsFingerprint => {
                 let [first, second] = feature.parts()?;
                 Some(format!("{}{JOINT}{}", self.value(first)?, self.value(second)?))
@@ -276,8 +292,16 @@ impl Values {
         (is_more && value.now.attempts >= VALUE_MIN).then(|| g_statistic(table))
     }
 
-    /// Bad attempts to a good one of a value: the estimate, and what it is at least with 95 % certainty.
+    /// Bad attempts to a good one of a value: the estimate, and what it is at least with 95 % certainty. A feature that no
+    /// success has, wrong passwords, tells of no good attempts: there it follows from how many more there are than usual.
     fn bad_to_good(&self, value: &Value) -> [f64; 2] {
+        if self.usual.known <= 0.0 {
+            let usually = |usual: f64| usual / self.usual.attempts * self.now.attempts;
+            return [
+                (value.now.attempts / usually(value.usual.attempts + 1.0) - 1.0).max(0.0),
+                (poisson_at_least(value.now.attempts) / usually(poisson_at_most(value.usual.attempts)) - 1.0).max(0.0),
+            ];
+        }
         let own = self.usual_share(value, |seen| seen.known);
         let ratio = |known: f64| (own * (value.now.attempts + 0.5) / known - 1.0).max(0.0);
         [ratio(value.now.known + 0.5), ratio(poisson_at_most(value.now.known))]
@@ -310,15 +334,13 @@ pub struct Surging {
 /// asked.
 #[must_use]
 pub fn entered_bad_to_good<'a>(features: impl IntoIterator<Item = &'a Values>, expected: f64) -> f64 {
-    let is_enough = |all: &&Values| all.usual.attempts >= LEARNT_MIN && all.now.attempts >= NOW_MIN;
+    let is_enough =
+        |all: &&Values| all.usual.known > 0.0 && all.usual.attempts >= LEARNT_MIN && all.now.attempts >= NOW_MIN;
     let full = |all: &&Values| all.now.attempts;
     let Some(all) = features.into_iter().filter(is_enough).max_by(|a, b| full(a).total_cmp(&full(b))) else {
         return 0.0;
     };
     let [known, entered] = [all.usual.known, all.usual.entered].map(|part| part / all.usual.attempts);
-    if known <= 0.0 {
-        return 0.0;
-    }
     let good = (poisson_at_most(all.now.known) / known + expected) * entered;
     // One in a hundred at least: a site that has never seen a stranger get in knows nothing of strangers.
     let good = good.max(all.now.entered / 100.0);
@@ -481,6 +503,22 @@ mod tests {
         add(&mut values, "Firefox", When::Now, 60.0, 36.0);
         add(&mut values, "Chrome", When::Now, 400.0, 24.0);
         assert_eq!(names(&values, 4.0), ["Chrome"]);
+    }
+
+    #[test]
+    fn a_password_that_is_tried_everywhere_is_named() {
+        let mut values = Values::default();
+        for n in 0..600 {
+            // Everybody mistypes in his own way; some passwords many have, and mistake for this one.
+            let text = if n % 50 == 0 { "123456".to_owned() } else { format!("typo {n}") };
+            add(&mut values, &text, When::Usual, 1.0, 0.0);
+        }
+        add(&mut values, "Winter19", When::Now, 60.0, 0.0);
+        (0..40).for_each(|n| add(&mut values, &format!("now {n}"), When::Now, 1.0, 0.0));
+        add(&mut values, "123456", When::Now, 3.0, 0.0);
+        let found: Vec<String> =
+            surging([(Feature::PasswordTag, &values)], 0.5).iter().map(|t| t.value.to_string()).collect();
+        assert_eq!(found, ["Winter19"]);
     }
 
     #[test]

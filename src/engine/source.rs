@@ -672,7 +672,7 @@ impl Scene {
             }
             if let Some((profile, (count, known, bad))) = profiled {
                 let sums = if is_calm { &mut partial.sampled } else { &mut partial.profiles };
-                ProfileSum::add(sums, profile, count, known, bad);
+                profile.parts().for_each(|part| ProfileSum::add(sums, part, count, known, bad));
             }
             if counts {
                 partial.failures += 1;
@@ -691,7 +691,9 @@ impl Scene {
         let blocked_by = self.blocked_by(now).filter(|_| !is_mixed).map(|claim| claim.verdict_id.clone());
         let sign = blocked_by.map(Sign::Blocked).or(self.shares.take().map(Sign::Shares));
         let grace = env.limits.timing.grace_ms;
-        let mut kept = kept_ms(&env.plan.address, grace).max(env.plan.entry_memory_ms);
+        // A repeat must be known for one as long as anybody counts failures.
+        let of_traits = env.plan.traits.iter().map(|(_, watched)| kept_ms(watched, grace)).max().unwrap_or_default();
+        let mut kept = kept_ms(&env.plan.address, grace).max(env.plan.entry_memory_ms).max(of_traits);
         // Only who carries much is remembered for as long as it takes to tell a proxy.
         let carried = self.source.row.successes.as_ref().and_then(|s| Some(s.sums(s.newest()?)));
         if carried.is_some_and(|[n]| n >= CARRIED_MIN / 2) {

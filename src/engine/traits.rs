@@ -1,4 +1,4 @@
-//! What many sources share: autonomous systems, countries, agents, fingerprints. The site stage keeps sums of those that a
+//! What many sources share: autonomous systems, countries, agents, fingerprints, wrong passwords. The site stage keeps sums of those that a
 //! playbook watches, as long as its window; whatever an attacker invents is forgotten with it.
 
 use super::dock::{Asked, Circumstances, Dock};
@@ -22,6 +22,7 @@ const VALUE_BYTES_MAX: usize = 256;
 pub(super) fn trait_of(per: Per, a: &Attempt) -> Option<Box<str>> {
     let text = match per {
         Per::Asn => return a.asn.map(|asn| asn.to_string().into()),
+        Per::PasswordTag => return a.password_tag.map(|tag| format!("{tag:06x}").into()),
         Per::Country => a.country.as_deref(),
         Per::UserAgent => a.user_agent.as_deref(),
         Per::TlsFingerprint => a.tls_fingerprint.as_deref(),
@@ -31,12 +32,22 @@ pub(super) fn trait_of(per: Per, a: &Attempt) -> Option<Box<str>> {
 }
 
 fn entity(tenant: &str, per: Per, value: &str) -> Entity {
+    // No scope is a password's, and nobody can be restricted by one.
+    if per == Per::PasswordTag {
+        return Entity {
+            tenant: tenant.into(),
+            scope: Scope::Other,
+            value: format!("{}|{value}", per.as_str()).into(),
+        };
+    }
     let scope = match per {
         Per::Asn => Scope::Asn,
         Per::Country => Scope::Country,
         Per::UserAgent => Scope::UserAgent,
         Per::TlsFingerprint => Scope::TlsFingerprint,
-        Per::Address | Per::Network | Per::Account | Per::Device | Per::Pair | Per::Tenant => Scope::Other,
+        Per::Address | Per::Network | Per::Account | Per::Device | Per::Pair | Per::Tenant | Per::PasswordTag => {
+            Scope::Other
+        }
     };
     Entity { tenant: tenant.into(), scope, value: value.into() }
 }

@@ -195,7 +195,10 @@ impl Plan {
                 (Detector::Threshold, Per::Account) => plan.account.add(playbook),
                 (Detector::Threshold, Per::Device) => plan.device.add(playbook),
                 (Detector::Threshold, Per::Pair) => plan.pair.add(playbook),
-                (Detector::Threshold, Per::Asn | Per::Country | Per::UserAgent | Per::TlsFingerprint) => {
+                (
+                    Detector::Threshold,
+                    Per::Asn | Per::Country | Per::UserAgent | Per::TlsFingerprint | Per::PasswordTag,
+                ) => {
                     plan.traits_of(playbook.per).add(playbook);
                 }
                 (Detector::Threshold, Per::Tenant) => {}

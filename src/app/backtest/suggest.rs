@@ -307,6 +307,7 @@ fn entity_of(per: Per, a: &Attempt) -> Option<Entity> {
         Per::UserAgent => named(Scope::UserAgent, text(&a.user_agent)),
         Per::TlsFingerprint => named(Scope::TlsFingerprint, text(&a.tls_fingerprint)),
         Per::Tenant => Some(Entity::tenant(&a.tenant)),
+        Per::PasswordTag => named(Scope::Other, a.password_tag.map(|tag| format!("{tag:06x}"))),
     }
 }
 

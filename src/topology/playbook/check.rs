@@ -183,6 +183,9 @@ fn check_bound(p: &Playbook, list: &str, measure: Measure, bound: Bound) -> Vec<
 fn check_response(p: &Playbook) -> Vec<String> {
     let mut found = Vec::new();
     let then = &p.then;
+    if then.action.restricts() && p.per == Per::PasswordTag {
+        found.push(format!("then.action: no edge sees passwords; use NOTIFY, not {}", then.action));
+    }
     if then.action.restricts() && then.ladder.is_empty() {
         found.push("then.ladder: how long? For example [15m, 1h, 4h, 12h]".to_owned());
     }
@@ -243,7 +246,7 @@ fn check_action(p: &Playbook, name: &str, action: Action) -> Vec<String> {
 fn is_measured(per: Per, measure: Measure) -> bool {
     match per {
         _ if measure == Measure::SiteShare => per.is_trait(),
-        Per::Asn | Per::Country | Per::UserAgent | Per::TlsFingerprint => {
+        Per::Asn | Per::Country | Per::UserAgent | Per::TlsFingerprint | Per::PasswordTag => {
             matches!(measure, Measure::Attempts | Measure::Failures | Measure::FailureShare)
         }
         Per::Address => !matches!(measure, Measure::AddressesBlocked | Measure::Sources | Measure::IdleFor),

@@ -207,12 +207,14 @@ pub enum Per {
     Device,
     /// One address on one account.
     Pair,
-    /// An autonomous system, from the sums of the whole site; as the four below it, only counts and shares.
+    /// An autonomous system, from the sums of the whole site; as all below it, only counts and shares.
     Asn,
     Country,
     UserAgent,
     TlsFingerprint,
     Tenant,
+    /// One wrong password, by the tag that the publisher gives it: it may report and not restrict.
+    PasswordTag,
 }
 
 impl Per {
@@ -229,11 +231,12 @@ impl Per {
             Per::UserAgent => "user_agent",
             Per::TlsFingerprint => "tls_fingerprint",
             Per::Tenant => "tenant",
+            Per::PasswordTag => "password_tag",
         }
     }
 
     /// Entities that many sources share, of whom the site stage keeps sums.
-    pub const TRAITS: [Per; 4] = [Per::Asn, Per::Country, Per::UserAgent, Per::TlsFingerprint];
+    pub const TRAITS: [Per; 5] = [Per::Asn, Per::Country, Per::UserAgent, Per::TlsFingerprint, Per::PasswordTag];
 
     #[must_use]
     pub fn is_trait(self) -> bool {

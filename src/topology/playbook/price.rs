@@ -40,7 +40,7 @@ impl Price {
         let rows = match playbook.per {
             Per::Address | Per::Network | Per::Account | Per::Tenant => 0,
             // Sums of up to 64 attempts travel together.
-            Per::Asn | Per::Country | Per::UserAgent | Per::TlsFingerprint => 0,
+            Per::Asn | Per::Country | Per::UserAgent | Per::TlsFingerprint | Per::PasswordTag => 0,
             // Windows and standing; a device's attempts travel twice as well.
             Per::Pair | Per::Device => 2,
         };

@@ -116,6 +116,7 @@ fn who(per: Per) -> &'static str {
         Per::UserAgent => "user agent",
         Per::TlsFingerprint => "TLS fingerprint",
         Per::Tenant => "tenant",
+        Per::PasswordTag => "password (by its tag)",
     }
 }
 

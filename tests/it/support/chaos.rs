@@ -202,9 +202,11 @@ fn shortened(name: &str, text: &str) -> String {
             ("cleanup: compact", "cleanup: delete"),
         ],
         // The oracle knows logins alone and no `where`, and weighs no evidence.
-        "ip-enumeration.yaml" | "account-reset-flood.yaml" | "source-posterior.yaml" | "canary-name.yaml" => {
-            &[("mode: live", "mode: off")]
-        }
+        "ip-enumeration.yaml"
+        | "account-reset-flood.yaml"
+        | "source-posterior.yaml"
+        | "canary-name.yaml"
+        | "spray-common-password.yaml" => &[("mode: live", "mode: off")],
         "ip-account-fanout.yaml" => &[
             ("over: 10m", "over: 20s"),
             ("calm: 10, elevated: 5, attack: 3", "calm: 6, elevated: 4, attack: 3"),
