@@ -9,6 +9,7 @@ pub mod core;
 pub mod edge;
 pub mod edges;
 pub mod fleet;
+pub mod ingest;
 pub mod job;
 pub mod kafka;
 pub mod kept;
