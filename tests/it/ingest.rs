@@ -22,6 +22,7 @@ use crate::support::ingest::{Door, SECRET, TOKEN, event, sources_file};
 use crate::support::job::Installed;
 use crate::support::kafka::shared;
 use crate::support::kept::EndBy;
+use crate::support::keycloak::{ADMIN, Keycloak};
 use crate::support::proxy::{Api, Hurt};
 use crate::support::records::{DEADLINE, connection, connection_with_topics, read_all};
 use crate::support::{free_ports, http, until};
@@ -478,4 +479,52 @@ fn the_description_is_served_and_says_what_is_so() {
             }
         }
     }
+}
+
+/// Its log is what a real Keycloak writes without anything added to it.
+#[test]
+fn a_real_keycloak_is_seen_on_the_topic() {
+    let keycloak = Keycloak::start();
+    let connection = connection_with_topics(shared().bootstrap(), "ingest-keycloak");
+    let door = Door::ready(&connection, "");
+    // A name that tries to be more than a name.
+    let hostile = r#"x", ipAddress="198.51.100.1", sessionId="s, type=LOGIN"#;
+    assert_eq!(keycloak.log_in(ADMIN.0, ADMIN.1, "203.0.113.9"), 200);
+    assert_eq!(keycloak.log_in(ADMIN.0, "wrong", "203.0.113.10"), 401);
+    assert_eq!(keycloak.log_in(hostile, "wrong", "203.0.113.11"), 401);
+    let events = |lines: &[String]| lines.iter().filter(|line| line.contains("org.keycloak.events")).count();
+    let log = until(DEADLINE, "three events in its log", || Some(keycloak.log()).filter(|log| events(log) >= 3));
+    let (status, answer) = door.post("/v1/adapters/keycloak", "application/x-ndjson", &log.join("\n"));
+    assert_eq!((status, &answer["accepted"], &answer["rejected"]), (202, &json!(3), &json!([])), "{answer}");
+    assert!(answer["ignored"].as_u64().unwrap() > 0, "the rest of its log: {answer}");
+    assert!(answer.get("warnings").is_none(), "its clock is ours: {answer}");
+
+    let records = written(&connection);
+    let mut told: Vec<Value> = records
+        .iter()
+        .map(|record| {
+            let event: Value = serde_json::from_slice(record.value.as_deref().unwrap()).unwrap();
+            json!([
+                event["source_ip"],
+                event["outcome"],
+                event["failure_reason"],
+                event["account"],
+                event["account_exists"],
+                event["attributes"]["realm"],
+                event["session_id"].is_string(),
+                event["tenant"]
+            ])
+        })
+        .collect();
+    told.sort_by_key(|event| event[0].to_string());
+    let expected = json!([
+        ["203.0.113.10", "FAILURE", "WRONG_PASSWORD", "admin", true, "master", false, "shop"],
+        ["203.0.113.11", "FAILURE", "UNKNOWN_ACCOUNT", hostile, false, "master", false, "shop"],
+        ["203.0.113.9", "SUCCESS", null, "admin", true, "master", true, "shop"],
+    ]);
+    assert_eq!(json!(told), expected);
+    // The shipper sends its log again, as shippers do.
+    assert_eq!(door.post("/v1/adapters/keycloak", "application/x-ndjson", &log.join("\n")), (status, answer));
+    let again: BTreeSet<String> = ids(&written(&connection)).into_iter().collect();
+    assert_eq!(again.len(), 3, "the same ids");
 }

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use portcullis::log::publish::Publisher;
@@ -16,6 +17,8 @@ use crate::support::records::{DEADLINE, connection_with_topics};
 use crate::support::{free_ports, http, until};
 
 const SECONDS: u64 = 5;
+/// Events that are written, as often as there is time for: so many that they compress as different ones do.
+const EVENTS: usize = 100_000;
 /// Each of the events is another one, of another source.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -90,7 +93,7 @@ fn events_a_second_beside_writing_them_oneself() {
     std::fs::write(folder.path().join("billing.secret"), "fedcba9876543210fedcba9876543210").unwrap();
 
     // Raw: the same events, handed to the same client by one thread.
-    let events: Vec<(String, Vec<u8>)> = (0..200_000)
+    let events: Vec<(String, Vec<u8>)> = (0..EVENTS)
         .map(|_| {
             let event = an_event();
             (event["source_ip"].as_str().unwrap().to_owned(), event.to_string().into_bytes())
@@ -99,12 +102,15 @@ fn events_a_second_beside_writing_them_oneself() {
     let publisher = Publisher::new(&connection.client).unwrap();
     publisher.check(&topic).unwrap();
     let began = Instant::now();
-    for (key, value) in &events {
-        publisher.send(&topic, Some(key.as_bytes()), value, 1_561_682_490_000).unwrap();
-        publisher.poll(Duration::ZERO);
+    let mut sent = 0;
+    while began.elapsed() < Duration::from_secs(SECONDS) {
+        for (key, value) in &events {
+            publisher.send(&topic, Some(key.as_bytes()), value, 1_561_682_490_000).unwrap();
+        }
+        sent += events.len();
     }
     assert_eq!(publisher.flush(DEADLINE).unwrap().failed, 0);
-    let raw = events.len() as f64 / began.elapsed().as_secs_f64();
+    let raw = sent as f64 / began.elapsed().as_secs_f64();
     eprintln!("raw produce, one thread: {raw:.0} events/s, {} bytes each", events[0].1.len());
 
     let [port] = free_ports();
@@ -118,21 +124,26 @@ fn events_a_second_beside_writing_them_oneself() {
     until(DEADLINE, "the gateway to be ready", || (http(port, "/readyz").0 == 200).then_some(()));
 
     for (batch, connections) in [(1, 64), (10, 16), (100, 8), (1_000, 4)] {
-        let before = cpu(gateway.0.id());
-        let began = Instant::now();
-        let until = began + Duration::from_secs(SECONDS);
-        let clients: Vec<_> = (0..connections)
-            .map(|_| {
+        let ready = Arc::new(Barrier::new(connections + 1));
+        let of = |_| (0..EVENTS / batch / connections).map(|_| request(batch)).collect::<Vec<_>>();
+        let all: Vec<Vec<Vec<u8>>> = (0..connections).map(of).collect();
+        let clients: Vec<_> = all
+            .into_iter()
+            .map(|requests| {
+                let ready = Arc::clone(&ready);
                 std::thread::spawn(move || {
-                    // Written once, and its ids over and over: what is measured is the gateway.
-                    let request = request(batch);
                     let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
                     stream.set_nodelay(true).unwrap();
                     let (mut writer, mut reader) = (stream.try_clone().unwrap(), BufReader::new(stream));
                     let mut times = Vec::new();
-                    while Instant::now() < until {
+                    ready.wait();
+                    let until = Instant::now() + Duration::from_secs(SECONDS);
+                    for request in requests.iter().cycle() {
                         let sent = Instant::now();
-                        writer.write_all(&request).unwrap();
+                        if sent > until {
+                            break;
+                        }
+                        writer.write_all(request).unwrap();
                         assert_eq!(answer(&mut reader), 202);
                         times.push(sent.elapsed().as_secs_f64() * 1_000.0);
                     }
@@ -140,6 +151,9 @@ fn events_a_second_beside_writing_them_oneself() {
                 })
             })
             .collect();
+        let before = cpu(gateway.0.id());
+        ready.wait();
+        let began = Instant::now();
         let mut times: Vec<f64> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
         let took = began.elapsed().as_secs_f64();
         times.sort_by(f64::total_cmp);

@@ -52,17 +52,30 @@ fn pairs(message: &str) -> Vec<(String, String)> {
     while let Some((name, after)) = rest.split_once('=') {
         let name = name.trim_start_matches([',', ' ']);
         let (value, after) = match after.strip_prefix('"') {
-            // A quote inside is not escaped; what ends a value is a quote before a comma or at the end.
-            Some(quoted) => match quoted.split_once("\", ") {
-                Some((value, after)) => (value, after),
-                None => (quoted.strip_suffix('"').unwrap_or(quoted), ""),
-            },
-            None => after.split_once(", ").unwrap_or((after, "")),
+            Some(text) => quoted(text),
+            None => {
+                let (value, after) = after.split_once(", ").unwrap_or((after, ""));
+                (value.to_owned(), after)
+            }
         };
-        pairs.push((name.to_owned(), value.to_owned()));
+        pairs.push((name.to_owned(), value));
         rest = after;
     }
     pairs
+}
+
+/// The text up to the quote that ends it, and what follows; a quote inside has a backslash before it.
+fn quoted(text: &str) -> (String, &str) {
+    let mut value = String::new();
+    let mut chars = text.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' => return (value, text.get(at + 1..).unwrap_or_default()),
+            '\\' => value.extend(chars.next().map(|(_, escaped)| escaped)),
+            other => value.push(other),
+        }
+    }
+    (value, "")
 }
 
 #[cfg(test)]
@@ -72,7 +85,7 @@ mod tests {
     #[test]
     fn the_log_of_an_event_is_that_event() {
         for message in [
-            r#"type="LOGIN_ERROR", realmName="shop", userId="null", ipAddress="203.0.113.9", error="user_not_found", username="ada, type=LOGIN", type="LOGIN""#,
+            r#"type="LOGIN_ERROR", realmName="shop", userId="null", ipAddress="203.0.113.9", error="user_not_found", username="ada\", type=\"LOGIN", type="LOGIN""#,
             "type=LOGIN_ERROR, realmName=shop, userId=null, ipAddress=203.0.113.9, error=user_not_found, username=ada",
         ] {
             let line =

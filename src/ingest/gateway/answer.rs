@@ -57,9 +57,9 @@ impl Rejected {
     }
 }
 
-/// The field that a detail names: what stands in the first back quotes behind the word `field`.
+/// The field that a detail names: what stands in back quotes behind the word `field`, or `key` where one is there twice.
 fn field_of(detail: &str) -> Option<String> {
-    let (_, rest) = detail.split_once("field `")?;
+    let (_, rest) = detail.split_once("field `").or_else(|| detail.split_once("key `"))?;
     rest.split_once('`').map(|(name, _)| name.to_owned())
 }
 
@@ -91,6 +91,7 @@ mod tests {
         for (detail, field) in [
             ("missing field `outcome` at line 1", Some("outcome")),
             ("field `source_ip`: `x` is no address", Some("source_ip")),
+            ("duplicate key `account`: name each field once", Some("account")),
             ("this is no JSON object", None),
             ("field `", None),
         ] {

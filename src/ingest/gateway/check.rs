@@ -145,7 +145,7 @@ mod tests {
             ("{}".to_owned(), "missing_field: missing field `event_id`"),
             ("[]".to_owned(), "wrong_type: this is no JSON object"),
             ("{".to_owned(), "broken_json"),
-            (event(r#","account":"b""#), "duplicate_key: field `account`"),
+            (event(r#","account":"b""#), "duplicate_key: duplicate key `account`"),
             (event(r#","user_agent":7"#), "wrong_type: field `user_agent`"),
             (event(&format!(r#","device_id":"{long}""#)), "field_too_long: field `device_id`"),
             (event("").replace("203.0.113.9", "203.0.113.9:80"), "bad_address: field `source_ip`"),

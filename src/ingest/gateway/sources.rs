@@ -317,7 +317,7 @@ mod tests {
         for (entry, what) in [
             ("", "`sources` has 0 entries"),
             ("{name: a, tenants: [x]}", "source `a`: give it `bearer_sha256` or"),
-            ("{name: a, tenants: [x], bearer_sha256: 0123}", "source `a`: `bearer_sha256` is not 64"),
+            ("{name: a, tenants: [x], bearer_sha256: '0123'}", "source `a`: `bearer_sha256` is not 64"),
             ("{name: a, tenants: [x], bearer_sha256: HASH, hmac_secret_file: long}", "and not both"),
             ("{name: a, tenants: [], bearer_sha256: HASH}", "`tenants` names"),
             ("{name: a, tenants: [x, '*'], bearer_sha256: HASH}", "`tenants` names"),

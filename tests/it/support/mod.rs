@@ -13,6 +13,7 @@ pub mod ingest;
 pub mod job;
 pub mod kafka;
 pub mod kept;
+pub mod keycloak;
 pub mod model_rig;
 pub mod nginx;
 pub mod oracle;
