@@ -36,6 +36,7 @@ mod ingest;
 mod ingest_adapters;
 mod ingest_load;
 mod instances;
+mod intruders;
 mod job;
 mod known_pairs;
 mod playbook_changes;
