@@ -3,8 +3,8 @@
 # what is there is left alone, and when everything is there it needs no network and no root.
 #
 #   scripts/setup.sh              everything: build tools, the edges (nginx, HAProxy, Redis, nftables), Java, Apache
-#                                 Kafka, the schema registry (Apicurio), clients of CrowdSec's protocol, a browser
-#                                 (Chromium, with Node to drive it), and the tools that check licences and spelling
+#                                 Kafka, the schema registry (Apicurio), Keycloak, clients of CrowdSec's protocol, a
+#                                 browser (Chromium, with Node to drive it), and the tools that check licences and spelling
 #   scripts/setup.sh --build      build tools only (what `make demo` needs)
 #   scripts/setup.sh --tools      build tools, and those that check licences and spelling (what `make check` needs)
 #
@@ -17,6 +17,8 @@ cache=${PORTCULLIS_CACHE:-$HOME/.cache/portcullis}
 # The version stands in tests/kafka/pom.xml and nowhere else.
 kafka_version=$(sed -n 's:.*<kafka.version>\(.*\)</kafka.version>.*:\1:p' "$here/tests/kafka/pom.xml")
 registry_version=2.6.13
+# A producer of login events, which the tests start.
+keycloak_version=26.0.8
 registry_artifact=io.apicurio:apicurio-registry-app:$registry_version.Final:tar.gz:all
 # Pinned: a new release may find fault with what was fine. The Makefile reads them here.
 cargo_deny_version=0.20.2
@@ -193,6 +195,13 @@ fetch_registry() {
         tar -xzf "$1"/*.tar.gz -C "$1" --strip-components=0 && rm "$1"/*.tar.gz
 }
 
+# Built for its database in memory, which spares each start half a minute. A tree that is moved afterwards still starts.
+fetch_keycloak() {
+    mvn -q -B org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy \
+        -Dartifact="org.keycloak:keycloak-quarkus-dist:$keycloak_version:tar.gz" -DoutputDirectory="$1" >&2 &&
+        tar -xzf "$1"/*.tar.gz -C "$1" --strip-components=1 && rm "$1"/*.tar.gz && "$1/bin/kc.sh" build --db=dev-mem >&2
+}
+
 # The environment stays where it was made, so its program is all that is kept of it.
 fetch_typos() {
     python3 -m venv "$1/env" && "$1/env/bin/pip" install -q "typos==$typos_version" >&2 &&
@@ -250,6 +259,13 @@ registry_part() {
     fetch_into "$cache/apicurio-$registry_version" fetch_registry
 }
 
+keycloak_part() {
+    if [ -d "$cache/keycloak-$keycloak_version" ]; then return 0; fi
+    need_maven
+    say "fetching Keycloak $keycloak_version into $cache"
+    fetch_into "$cache/keycloak-$keycloak_version" fetch_keycloak
+}
+
 client_part() {
     if [ -d "$cache/tools/pycrowdsec-$pycrowdsec_version" ]; then return 0; fi
     want has_venv python3-venv
@@ -273,6 +289,7 @@ test_part() {
     has_node || fail "Node 20 or newer is needed, and this machine's package nodejs brings an older one"
     kafka_part
     registry_part
+    keycloak_part
     client_part
     browser_part
 }

@@ -15,6 +15,7 @@ use super::demo::DemoArgs;
 use super::edge::{EdgeArgs, EdgeContext};
 use super::explain::ExplainArgs;
 use super::incident::IncidentArgs;
+use super::ingest::{IngestArgs, IngestContext};
 use super::playbooks::PlaybooksArgs;
 use super::produce::ProduceArgs;
 use super::receipts::ReceiptOptions;
@@ -30,8 +31,8 @@ use super::tail::TailArgs;
 use super::telemetry::{self, LogFormat};
 use super::topics::TopicsArgs;
 use super::{
-    Connection, Ending, backtest, commands, console, demo, edge, explain, incident, playbooks, produce, replay, run,
-    score, simulate, sink, state, status, tail, topics, topology,
+    Connection, Ending, backtest, commands, console, demo, edge, explain, incident, ingest, playbooks, produce, replay,
+    run, score, simulate, sink, state, status, tail, topics, topology,
 };
 use crate::console::{Shown, routes};
 use crate::edge::server::Rate;
@@ -68,6 +69,7 @@ pub enum Command {
     /// Keep an edge equal to the blocklist
     Sink(SinkArgs),
     Edge(EdgeArgs),
+    Ingest(IngestArgs),
     Console(ConsoleArgs),
     Explain(ExplainArgs),
     Incident(IncidentArgs),
@@ -178,6 +180,21 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
             let page = |shown| Ok(routes(telemetry::metrics()?, shown));
             edge::run(args, keys, context, page, |address| {
                 tracing::info!(%address, "answering /v1/check, /v1/attack-status, and /metrics, /livez, /readyz, /status");
+            })
+        }
+        Command::Ingest(args) => {
+            let settings = plain()?;
+            let adapters = ingest::adapters(args.mappings.as_deref()).map_err(Wrong)?;
+            let context = IngestContext {
+                connection: &connection(&settings)?,
+                sources: ingest::sources(args, &adapters).map_err(Wrong)?,
+                adapters,
+                clock: Arc::new(clock),
+                stop: stop_on_signals()?,
+            };
+            let page = |shown| Ok(routes(telemetry::metrics()?, shown));
+            ingest::run(args, context, page, |address| {
+                tracing::info!(%address, "taking login events at /v1/events; /v1/openapi.json says how");
             })
         }
         Command::Console(args) => {

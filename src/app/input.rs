@@ -16,7 +16,8 @@ use crate::ingest::{self, FileFormat, Input, SshdOptions};
 /// How a file of login events is written.
 #[derive(Debug, Clone, Args)]
 pub struct FormatArgs {
-    /// `jsonl`: one login event of the contract per line. `sshd`: OpenSSH's own log
+    /// `jsonl`: one login event of the contract per line. `sshd`: OpenSSH's own log. Also what these write, one document
+    /// a line: auth0, cognito, ecs, keycloak, kratos, nginx, ocsf, okta
     #[arg(long, default_value = "jsonl")]
     pub format: FileFormat,
     /// sshd: the year of the first line whose time names none [default: the latest that is not in the future]
@@ -25,7 +26,7 @@ pub struct FormatArgs {
     /// sshd: the zone of times that name none, such as +01:00
     #[arg(long, default_value = "+00:00", value_name = "ZONE", value_parser = zone, allow_hyphen_values = true)]
     pub zone: i32,
-    /// sshd: the tenant of every event
+    /// The tenant of every event that names none, as no format but jsonl does
     #[arg(long, default_value = "default", value_name = "NAME")]
     pub tenant: String,
 }

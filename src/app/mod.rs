@@ -11,6 +11,7 @@ pub mod demo;
 pub mod edge;
 pub mod explain;
 pub mod incident;
+pub mod ingest;
 mod input;
 pub mod live;
 mod output;

@@ -32,6 +32,29 @@ impl Serving {
         routes: Router,
         stop: Arc<AtomicBool>,
     ) -> Result<Serving> {
+        Serving::start_with(listen, name, threads, |listener| async move {
+            let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
+                // An answer is one small write; without it, it is only sent a little later.
+                drop(stream.set_nodelay(true));
+            });
+            let service = routes.into_make_service_with_connect_info::<SocketAddr>();
+            axum::serve(listener, service).with_graceful_shutdown(stopped(stop)).await
+        })
+    }
+
+    /// The same with another way to answer whoever connects.
+    ///
+    /// # Errors
+    /// The address cannot be listened on.
+    pub(super) fn start_with<F>(
+        listen: &str,
+        name: &str,
+        threads: usize,
+        serve: impl FnOnce(tokio::net::TcpListener) -> F + Send + 'static,
+    ) -> Result<Serving>
+    where
+        F: Future<Output = std::io::Result<()>> + Send,
+    {
         let listening = || -> std::io::Result<(std::net::TcpListener, SocketAddr)> {
             let listener = std::net::TcpListener::bind(listen)?;
             listener.set_nonblocking(true)?;
@@ -45,22 +68,20 @@ impl Serving {
             .thread_name(name)
             .enable_all()
             .build()?;
-        let task = runtime.spawn(async move {
-            let listener = axum::serve::ListenerExt::tap_io(tokio::net::TcpListener::from_std(listener)?, |stream| {
-                // An answer is one small write; without it, it is only sent a little later.
-                drop(stream.set_nodelay(true));
-            });
-            let service = routes.into_make_service_with_connect_info::<SocketAddr>();
-            axum::serve(listener, service).with_graceful_shutdown(stopped(stop)).await
-        });
+        let task = runtime.spawn(async move { serve(tokio::net::TcpListener::from_std(listener)?).await });
         Ok(Serving { runtime, task, address })
     }
 
     /// Waits for answers that are under way, for a while.
     pub(super) fn end(self) {
+        self.end_within(DRAIN_MAX);
+    }
+
+    /// The same, for at most so long.
+    pub(super) fn end_within(self, limit: Duration) {
         let Serving { runtime, task, .. } = self;
         runtime.block_on(async {
-            match tokio::time::timeout(DRAIN_MAX, task).await {
+            match tokio::time::timeout(limit, task).await {
                 Ok(Ok(Ok(()))) => {}
                 Ok(Ok(Err(error))) => tracing::error!(%error, "the server ended"),
                 Ok(Err(error)) => tracing::error!(%error, "the server ended"),
@@ -71,7 +92,7 @@ impl Serving {
     }
 }
 
-async fn stopped(stop: Arc<AtomicBool>) {
+pub(super) async fn stopped(stop: Arc<AtomicBool>) {
     let mut looks = tokio::time::interval(WAIT_MAX);
     while !stop.load(Ordering::Relaxed) {
         looks.tick().await;

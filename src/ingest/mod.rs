@@ -2,8 +2,11 @@
 //!
 //! A reader turns lines into [`Input`]s and judges nothing: what is broken, too long or impossible passes as it is and
 //! becomes a dead letter at intake, where it is counted. Nothing here reads a clock; where a time is missing, the
-//! caller gives one. [`simulate`] makes traffic instead of reading it.
+//! caller gives one. [`simulate`] makes traffic instead of reading it. [`adapters`] read what
+//! identity providers and servers write, and [`gateway`] is the HTTP door, which answers for each event and so refuses what is bad.
 
+pub mod adapters;
+pub mod gateway;
 pub mod jsonl;
 mod lines;
 pub mod simulate;
@@ -34,6 +37,8 @@ pub enum FileFormat {
     Jsonl,
     /// OpenSSH's own log lines.
     Sshd,
+    /// What a producer writes, one document or line a line, by one of [`adapters::BUILTIN_NAMES`].
+    Adapter(&'static str),
 }
 
 impl FileFormat {
@@ -43,6 +48,7 @@ impl FileFormat {
         match self {
             FileFormat::Jsonl => "jsonl",
             FileFormat::Sshd => "sshd",
+            FileFormat::Adapter(name) => name,
         }
     }
 }
@@ -55,7 +61,7 @@ impl fmt::Display for FileFormat {
 
 /// The name is none of [`FileFormat`]'s.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no file format; use jsonl or sshd")]
+#[error("`{0}` is no file format; use jsonl, sshd, {names}", names = adapters::BUILTIN_NAMES.join(", "))]
 pub struct UnknownFormat(String);
 
 impl FromStr for FileFormat {
@@ -65,13 +71,18 @@ impl FromStr for FileFormat {
         match name {
             "jsonl" => Ok(FileFormat::Jsonl),
             "sshd" => Ok(FileFormat::Sshd),
-            _ => Err(UnknownFormat(name.chars().take(64).collect())),
+            _ => {
+                let adapter = adapters::BUILTIN_NAMES.iter().find(|adapter| **adapter == name);
+                adapter
+                    .map(|adapter| FileFormat::Adapter(adapter))
+                    .ok_or_else(|| UnknownFormat(name.chars().take(64).collect()))
+            }
         }
     }
 }
 
 /// Reads a file to its end; an item is an error only when reading itself fails. `sshd` matters for
-/// [`FileFormat::Sshd`] alone.
+/// [`FileFormat::Sshd`]; of an adapter, its tenant and its time.
 #[must_use]
 pub fn reader<'a>(
     format: FileFormat,
@@ -81,6 +92,7 @@ pub fn reader<'a>(
     match format {
         FileFormat::Jsonl => Box::new(jsonl::JsonlReader::new(input)),
         FileFormat::Sshd => Box::new(sshd::SshdReader::new(input, sshd)),
+        FileFormat::Adapter(name) => Box::new(adapters::AdapterReader::new(name, input, sshd.now, sshd.tenant)),
     }
 }
 
@@ -90,10 +102,10 @@ mod tests {
 
     #[test]
     fn formats_have_names_and_an_unknown_one_is_told_what_to_use() {
-        for format in [FileFormat::Jsonl, FileFormat::Sshd] {
+        for format in [FileFormat::Jsonl, FileFormat::Sshd, FileFormat::Adapter("okta")] {
             assert_eq!(format.to_string().parse(), Ok(format));
         }
-        let error = "csv".parse::<FileFormat>().unwrap_err();
-        assert_eq!(error.to_string(), "`csv` is no file format; use jsonl or sshd");
+        let error = "csv".parse::<FileFormat>().unwrap_err().to_string();
+        assert!(error.starts_with("`csv` is no file format; use jsonl, sshd, auth0, "), "{error}");
     }
 }

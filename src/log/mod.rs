@@ -6,6 +6,7 @@
 
 pub mod admin;
 mod client;
+pub mod deliver;
 mod ffi;
 pub mod follow;
 pub mod kafka;

@@ -1,5 +1,5 @@
 //! A TCP proxy between Kafka clients and a broker that understands just enough of the protocol to hurt where it is
-//! worst: the two requests that end a transaction, and the one that joins a group. Everything else passes as it is.
+//! worst: the two requests that end a transaction, the one that joins a group, and the one that writes. Everything else passes as it is.
 //!
 //! A request is its length (4 bytes), then API key and version (2 bytes each) and a correlation id (4). The broker must
 //! advertise the proxy's port, or clients go around it.
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 /// The requests that are hurt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Api {
+    Produce,
     EndTxn,
     TxnOffsetCommit,
     JoinGroup,
@@ -191,6 +192,7 @@ impl Shared {
 
 fn api(request: &[u8]) -> Option<Api> {
     match u16::from_be_bytes([*request.get(4)?, *request.get(5)?]) {
+        0 => Some(Api::Produce),
         11 => Some(Api::JoinGroup),
         26 => Some(Api::EndTxn),
         28 => Some(Api::TxnOffsetCommit),
