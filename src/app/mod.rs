@@ -13,6 +13,7 @@ pub mod explain;
 pub mod incident;
 mod input;
 pub mod live;
+pub mod notify;
 mod output;
 pub mod playbook_changes;
 pub mod playbooks;

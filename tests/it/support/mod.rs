@@ -14,6 +14,7 @@ pub mod kafka;
 pub mod kept;
 pub mod model_rig;
 pub mod nginx;
+pub mod notify;
 pub mod oracle;
 pub mod proxy;
 pub mod records;
