@@ -101,6 +101,7 @@ missing_test_packages() {
     want 'has_server ip' iproute2
     want 'has nsenter' util-linux
     want has_java default-jre-headless
+    want 'has javac' default-jdk-headless
     want 'has crowdsec-custom-bouncer' crowdsec-custom-bouncer
     want 'has python3' python3
     want 'has openssl' openssl

@@ -35,6 +35,7 @@ mod incident_details;
 mod instances;
 mod job;
 mod known_pairs;
+mod login_page;
 mod notify;
 mod notify_mail;
 mod notify_text;
