@@ -36,6 +36,8 @@ pub enum Behave {
     Hang,
     /// Takes the message and closes.
     Close,
+    /// Begins to answer and never comes to an end: no single step takes long.
+    Drip,
 }
 
 /// A message as it was received.
@@ -173,6 +175,13 @@ fn serve(mut stream: TcpStream, told: &Mutex<Told>) -> std::io::Result<()> {
             // Until the other side gives up.
             Behave::Hang => drop(reader.read(&mut [0])?),
             Behave::Close => return Ok(()),
+            Behave::Drip => {
+                write!(stream, "HTTP/1.1 200 x\r\ncontent-type: application/json\r\ncontent-length: 60000\r\n\r\n{{")?;
+                loop {
+                    stream.write_all(b" ")?;
+                    std::thread::park_timeout(std::time::Duration::from_millis(20));
+                }
+            }
         }
         stream.flush()?;
     }
