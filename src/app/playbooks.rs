@@ -250,6 +250,7 @@ pub fn play(playbook: &Playbook, fixture: &Fixture) -> Result<Played> {
             odds_permille: 1_000,
             traits: Vec::new(),
             withdrawn: Vec::new(),
+            entered_permille: 0,
             incident_id: None,
         };
         drop(pipeline.control(START, |version| ControlChange::Status {

@@ -16,13 +16,16 @@ const PLAYBOOKS: &[(&str, &str)] = &[
     ("account-compromised.yaml", include_str!("../../topology/playbooks/account-compromised.yaml")),
     ("account-distributed-guessing.yaml", include_str!("../../topology/playbooks/account-distributed-guessing.yaml")),
     ("account-reset-flood.yaml", include_str!("../../topology/playbooks/account-reset-flood.yaml")),
+    ("canary-name.yaml", include_str!("../../topology/playbooks/canary-name.yaml")),
     ("ip-account-fanout.yaml", include_str!("../../topology/playbooks/ip-account-fanout.yaml")),
     ("ip-enumeration.yaml", include_str!("../../topology/playbooks/ip-enumeration.yaml")),
     ("ip-failure-rate.yaml", include_str!("../../topology/playbooks/ip-failure-rate.yaml")),
     ("network-rollup.yaml", include_str!("../../topology/playbooks/network-rollup.yaml")),
     ("proxy-address.yaml", include_str!("../../topology/playbooks/proxy-address.yaml")),
     ("site-campaign.yaml", include_str!("../../topology/playbooks/site-campaign.yaml")),
+    ("slow-source.yaml", include_str!("../../topology/playbooks/slow-source.yaml")),
     ("source-posterior.yaml", include_str!("../../topology/playbooks/source-posterior.yaml")),
+    ("tripwire.yaml", include_str!("../../topology/playbooks/tripwire.yaml")),
 ];
 
 /// The topics of an installation.
@@ -209,4 +212,18 @@ fn read_playbooks(folder: &Path) -> Result<Vec<(String, String)>> {
             Ok((path.display().to_string(), text))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::PLAYBOOKS;
+
+    #[test]
+    fn every_shipped_playbook_is_in_the_program() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("topology/playbooks");
+        let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut files: Vec<String> = files.collect();
+        files.sort();
+        assert_eq!(PLAYBOOKS.iter().map(|(name, _)| *name).collect::<Vec<_>>(), files);
+    }
 }

@@ -1,6 +1,7 @@
-//! A stranger to the account gets in from a source that is blocked, at that moment or soon after.
+//! A stranger to the account gets in from a source that is blocked, or with what the intruders of an attack share; at that
+//! moment, or that is known soon after.
 //!
-//! Known gap: a taker-over who uses an address that nothing else points to.
+//! Known gap: a taker-over to whom nothing else points.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +16,17 @@ use crate::topology::format_duration;
 pub struct SourceFacts {
     /// This source logged in to this account before, and that was not flagged.
     pub known_pair: bool,
-    /// The verdict that blocks the source now, unless so many get in there that they are honest people.
-    pub blocked_by: Option<Box<str>>,
+    /// What points to an intruder, should this be a success.
+    pub sign: Option<Sign>,
+}
+
+/// What points to an intruder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sign {
+    /// The verdict that blocks the source, unless so many get in there that they are honest people.
+    Blocked(Box<str>),
+    /// A trait of the attack, in words: nearly all strangers who get in with it are the attack's.
+    Shares(Box<str>),
 }
 
 /// One success, as a compromise is judged.
@@ -25,8 +35,8 @@ pub struct SuccessFacts<'a> {
     pub source: Source,
     pub at: Millis,
     pub known_pair: bool,
-    /// The verdict against the source: standing at the success, or given later.
-    pub blocked_by: Option<&'a str>,
+    /// At the success, or later.
+    pub sign: Option<&'a Sign>,
     /// When that was known.
     pub known_at: Millis,
     /// The account's last success before this one that was not flagged, as far as it is remembered.
@@ -36,11 +46,16 @@ pub struct SuccessFacts<'a> {
 /// Judges a success.
 #[must_use]
 pub fn stranger_success(facts: &SuccessFacts<'_>) -> Option<Found> {
-    if facts.known_pair || facts.blocked_by.is_none() {
-        return None;
-    }
+    let sign = facts.sign.filter(|_| !facts.known_pair)?;
     let late_by = facts.known_at.saturating_sub(facts.at).max(0);
-    let when = if late_by == 0 { "is blocked".to_owned() } else { format!("was blocked {} s later", late_by / 1000) };
+    let when = match (sign, late_by) {
+        (Sign::Blocked(_), 0) => "is blocked".to_owned(),
+        (Sign::Blocked(_), _) => format!("was blocked {} s later", late_by / 1000),
+        (Sign::Shares(what), 0) => format!("shares {what} with the attack's intruders"),
+        (Sign::Shares(what), _) => {
+            format!("shares {what} with the attack's intruders, as was known {} s later", late_by / 1000)
+        }
+    };
     let mut measures = BTreeMap::from([("seconds_to_identification".to_owned(), late_by as f64 / 1000.0)]);
     let idle = facts.last_success.map(|last| facts.at.saturating_sub(last).max(0));
     if let Some(idle) = idle {

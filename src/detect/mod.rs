@@ -13,11 +13,13 @@ mod usual;
 use std::collections::BTreeMap;
 
 pub use campaign::{BadToGood, Campaign, CampaignBounds, Reference, Tried};
-pub use compromise::{SourceFacts, SuccessFacts, stranger_success};
+pub use compromise::{Sign, SourceFacts, SuccessFacts, stranger_success};
 pub use posterior::{Deed, Evidence, ODDS_MAX, Standpoint, posterior};
 pub use proxy::{CARRIED_MIN, CARRIED_OVER_MS, CARRIED_SHARE, Carried, proxy};
 pub use run_length::{BetaBinomial, alarm_level, run_length};
-pub use surge::{Feature, Profile, Seen, Surging, TRAITS_MAX, Values, When, surging, weight_of};
+pub use surge::{
+    Feature, Profile, Seen, Surging, TRAITS_MAX, Values, When, entered_bad_to_good, is_intruder, surging, weight_of,
+};
 pub use threshold::{Measures, look};
 pub use usual::{HOURS, Moments, Rate, hour_of_week};
 

@@ -36,6 +36,10 @@ const FALSE_DISCOVERIES: f64 = 1e-6;
 const BAD_TO_GOOD_MIN: f64 = 5.0;
 /// Attempts of all values that count for a value's own usual share of known successes.
 const SHARED_ATTEMPTS: f64 = 20.0;
+/// A stranger who gets in is taken for an intruder at these odds: one in ten is wrong, at most and in the mean.
+const INTRUDERS_MIN: f64 = 9.0;
+/// And with traits that weigh so much, in nats: never for having come at a bad time.
+const INTRUDERS_TRAITS_MIN: f64 = 2.0;
 /// Most traits that are told.
 pub const TRAITS_MAX: usize = 16;
 /// No trait weighs more, in nats. Systems and countries are shared by too many to weigh as much.
@@ -43,6 +47,8 @@ const WEIGHT_MAX: f64 = 4.0;
 const WEIGHT_MAX_OF_PLACES: f64 = 1.5;
 /// A pair is told beside one of its parts only if it weighs so much more, in nats.
 const PAIR_GAIN: f64 = std::f64::consts::LN_2;
+/// Standard deviations of a 95 % bound on one side.
+const ONE_SIDED: f64 = 1.645;
 /// Between the parts of a pair.
 const JOINT: char = '\u{1f}';
 
@@ -153,22 +159,25 @@ fn cut(text: &str) -> &str {
     text.get(..text.floor_char_boundary(TEXT_BYTES_MAX)).unwrap_or_default()
 }
 
-/// Attempts, and successes of known pairs among them.
+/// Attempts, and among them the successes of known pairs, and those of strangers.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Seen {
     pub attempts: f64,
     pub known: f64,
+    pub entered: f64,
 }
 
 impl Seen {
     fn add(&mut self, more: Seen) {
         self.attempts += more.attempts;
         self.known += more.known;
+        self.entered += more.entered;
     }
 
     fn fade(&mut self, kept: f64) {
         self.attempts *= kept;
         self.known *= kept;
+        self.entered *= kept;
     }
 }
 
@@ -269,10 +278,15 @@ impl Values {
 
     /// Bad attempts to a good one of a value: the estimate, and what it is at least with 95 % certainty.
     fn bad_to_good(&self, value: &Value) -> [f64; 2] {
-        let of_all = self.usual.known / self.usual.attempts;
-        let own = (value.usual.known + SHARED_ATTEMPTS * of_all) / (value.usual.attempts + SHARED_ATTEMPTS);
+        let own = self.usual_share(value, |seen| seen.known);
         let ratio = |known: f64| (own * (value.now.attempts + 0.5) / known - 1.0).max(0.0);
         [ratio(value.now.known + 0.5), ratio(poisson_at_most(value.now.known))]
+    }
+
+    /// What share of a value's attempts is usually something; of a value of which little is known, what is usual for all.
+    fn usual_share(&self, value: &Value, part: impl Fn(&Seen) -> f64) -> f64 {
+        let of_all = part(&self.usual) / self.usual.attempts;
+        (part(&value.usual) + SHARED_ATTEMPTS * of_all) / (value.usual.attempts + SHARED_ATTEMPTS)
     }
 }
 
@@ -287,6 +301,28 @@ pub struct Surging {
     pub lift: f64,
     /// Bad attempts to a good one of it.
     pub bad_to_good: f64,
+}
+
+/// Of the strangers who get in now, how many are the attack's to one who is not; with 95 % certainty at least. The successes of
+/// known pairs tell how many attempts are good, and what is usual how many of such are strangers who get in. An attacker's known
+/// accounts, and a challenge that stops honest strangers, make it less. `expected`: usual attempts since the attack began, of
+/// which only the strangers who got in are told once it is known. The features tell of the same attempts, so the fullest is
+/// asked.
+#[must_use]
+pub fn entered_bad_to_good<'a>(features: impl IntoIterator<Item = &'a Values>, expected: f64) -> f64 {
+    let is_enough = |all: &&Values| all.usual.attempts >= LEARNT_MIN && all.now.attempts >= NOW_MIN;
+    let full = |all: &&Values| all.now.attempts;
+    let Some(all) = features.into_iter().filter(is_enough).max_by(|a, b| full(a).total_cmp(&full(b))) else {
+        return 0.0;
+    };
+    let [known, entered] = [all.usual.known, all.usual.entered].map(|part| part / all.usual.attempts);
+    if known <= 0.0 {
+        return 0.0;
+    }
+    let good = (poisson_at_most(all.now.known) / known + expected) * entered;
+    // One in a hundred at least: a site that has never seen a stranger get in knows nothing of strangers.
+    let good = good.max(all.now.entered / 100.0);
+    if good > 0.0 { (poisson_at_least(all.now.entered) / good - 1.0).max(0.0) } else { 0.0 }
 }
 
 /// What the bad attempts share now, most of them first. `bad_to_good`: of the site.
@@ -353,6 +389,13 @@ pub fn weight_of<'a>(
     (place + other).min(WEIGHT_MAX)
 }
 
+/// Whether a stranger who gets in with traits of this weight is taken for an intruder. `entered_bad_to_good`: of all strangers
+/// who get in.
+#[must_use]
+pub fn is_intruder(weight: f64, entered_bad_to_good: f64) -> bool {
+    weight >= INTRUDERS_TRAITS_MIN && entered_bad_to_good * weight.exp() >= INTRUDERS_MIN
+}
+
 /// Those that are more than chance, by the rule of Benjamini and Hochberg over `followed` tests.
 fn discoveries(mut found: Vec<(f64, Surging)>, followed: usize) -> Vec<Surging> {
     found.sort_by(|(a, _), (b, _)| a.total_cmp(b));
@@ -382,9 +425,16 @@ fn by_chance(g: f64) -> f64 {
 
 /// Mean that a Poisson count has at most, with 95 % certainty (Wilson and Hilferty).
 fn poisson_at_most(count: f64) -> f64 {
-    const ONE_SIDED: f64 = 1.645;
     let n = count + 1.0;
     n * (1.0 - 1.0 / (9.0 * n) + ONE_SIDED / (3.0 * n.sqrt())).powi(3)
+}
+
+/// Mean that a Poisson count has at least, with 95 % certainty, in the same way.
+fn poisson_at_least(count: f64) -> f64 {
+    if count <= 0.0 {
+        return 0.0;
+    }
+    (count * (1.0 - 1.0 / (9.0 * count) - ONE_SIDED / (3.0 * count.sqrt())).max(0.0).powi(3)).max(0.0)
 }
 
 #[cfg(test)]
@@ -398,7 +448,7 @@ mod tests {
     }
 
     fn add(values: &mut Values, text: &str, when: When, attempts: f64, known: f64) {
-        values.add(text, hashed(text), when, Seen { attempts, known }, 1_000);
+        values.add(text, hashed(text), when, Seen { attempts, known, entered: 0.0 }, 1_000);
     }
 
     /// A site where a known pair is behind six attempts of ten.
@@ -511,7 +561,8 @@ mod tests {
         let of = |ps: &[f64], followed: usize| {
             let found = ps.iter().enumerate().map(|(n, p)| {
                 let value = n.to_string().into();
-                (*p, Surging { feature: Feature::Asn, value, share: 0.1, lift: 9.0, bad_to_good: 9.0 })
+                let feature = Feature::Asn;
+                (*p, Surging { feature, value, share: 0.1, lift: 9.0, bad_to_good: 9.0 })
             });
             let mut found: Vec<String> =
                 discoveries(found.collect(), followed).into_iter().map(|t| t.value.to_string()).collect();
@@ -552,6 +603,29 @@ mod tests {
         for (count, most) in [(0.0, 2.9957), (1.0, 4.744), (10.0, 16.96), (100.0, 118.1)] {
             assert!((poisson_at_most(count) / most - 1.0).abs() < 0.01, "{count}: {}", poisson_at_most(count));
         }
+        for (count, least) in [(0.0, 0.0), (1.0, 0.0513), (10.0, 5.425), (100.0, 84.14)] {
+            assert!((poisson_at_least(count) - least).abs() < 0.02, "{count}: {}", poisson_at_least(count));
+        }
+    }
+
+    #[test]
+    fn strangers_who_get_in_are_the_attacks_as_far_as_they_are_more_than_usual() {
+        let odds = |known: f64, entered: f64, expected: f64| {
+            let mut values = Values::default();
+            // Of ten attempts six are known pairs', and one is a stranger who gets in.
+            let usual = Seen { attempts: 1_000.0, known: 600.0, entered: 100.0 };
+            values.add("Firefox", 1, When::Usual, usual, 1_000);
+            values.add("Firefox", 1, When::Now, Seen { attempts: 500.0, known, entered }, 1_000);
+            entered_bad_to_good([&values], expected)
+        };
+        let plenty = odds(60.0, 60.0, 0.0);
+        assert!((2.0..3.5).contains(&plenty), "{plenty}");
+        assert!(odds(60.0, 60.0, 100.0) < 0.5 * plenty, "some of them came before anybody counted");
+        assert!(odds(60.0, 14.0, 0.0) <= 0.0, "as many as usual");
+        assert!(odds(0.0, 400.0, 0.0) <= 99.0);
+        assert!(entered_bad_to_good([&site()], 0.0) <= 0.0, "nothing is now");
+        // Nobody is an intruder for his traits alone, nor for the time at which he comes.
+        assert!(is_intruder(4.0, 0.2) && !is_intruder(4.0, 0.1) && !is_intruder(1.9, 90.0) && !is_intruder(4.0, 0.0));
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(super) fn sourced(task: &mut Task, env: &Env, sourced: &Sourced, fx: &mut Ef
             source: a.source,
             at: a.occurred_at,
             known_pair: sourced.facts.known_pair,
-            blocked_by: sourced.facts.blocked_by.as_deref(),
+            sign: sourced.facts.sign.as_ref(),
             known_at: a.occurred_at,
             last_success: familiar.row.last.filter(|last| *last < a.occurred_at),
         };
@@ -75,7 +75,7 @@ fn about<'a>(env: &Env, tenant: &'a str, account: &str, value: &'a dyn std::fmt:
     About { tenant, kind: DetailKind::Target, who: env.account(tenant, account), value }
 }
 
-/// An earlier success, whose source is identified now: it is unlearnt, and judged again.
+/// An earlier success that is identified now: it is unlearnt, and judged again.
 pub(super) fn note(task: &mut Task, env: &Env, note: &Note, fx: &mut Effects) {
     let who = Entity::account(&note.tenant, &note.account);
     let mut familiar = familiar(task, env, &who);
@@ -86,7 +86,7 @@ pub(super) fn note(task: &mut Task, env: &Env, note: &Note, fx: &mut Effects) {
         source: note.source,
         at: note.at,
         known_pair: false,
-        blocked_by: Some(&note.verdict_id),
+        sign: Some(&note.sign),
         known_at: note.known_at,
         last_success: familiar.row.last,
     };

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::io::ControlChange;
-use crate::detect::{Profile, SourceFacts};
+use crate::detect::{Profile, Sign, SourceFacts};
 use crate::event::{Attempt, Entity, Millis, Reason, Reject, Source};
 use crate::topology::{Per, Request};
 use crate::window::Hashed;
@@ -39,7 +39,7 @@ pub struct Sourced {
     pub repeat: bool,
 }
 
-/// A success that looks different now that its source is identified.
+/// A success that looks different now that its source, or what it shares with an attack, is identified.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
     pub tenant: Box<str>,
@@ -48,8 +48,8 @@ pub struct Note {
     pub event_id: Box<str>,
     /// Event time of the success.
     pub at: Millis,
-    /// The verdict against the source, and the arrival of the attempt that brought it.
-    pub verdict_id: Box<str>,
+    /// What points to an intruder, and the arrival of what told it.
+    pub sign: Sign,
     pub known_at: Millis,
     pub incident_id: Option<Box<str>>,
 }
@@ -93,6 +93,9 @@ pub struct Partial {
     /// What was tried with, of every attempt while the tenant is not calm, and of a sample of them while it is.
     pub profiles: Vec<ProfileSum>,
     pub sampled: Vec<ProfileSum>,
+    /// Of the attempts: strangers' failures that repeat one, and those of known pairs. They say nothing new of anybody.
+    pub repeats: u32,
+    pub known_repeats: u32,
 }
 
 /// Attempts of one profile.
@@ -205,7 +208,7 @@ fn remember(list: &mut Vec<Hashed>, value: Hashed) {
     }
 }
 
-const VERSION: u8 = 5;
+const VERSION: u8 = 6;
 /// Largest frame that is written; the loop starts another one beyond it.
 pub const FRAME_BYTES_MAX: usize = 256 << 10;
 

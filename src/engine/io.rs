@@ -8,7 +8,7 @@ use super::intake::Raw;
 use super::key::Key;
 use super::known::KnownPair;
 use crate::decide::Change;
-use crate::detect::{Feature, ODDS_MAX, Profile, TRAITS_MAX, weight_of};
+use crate::detect::{Feature, ODDS_MAX, Profile, TRAITS_MAX, is_intruder, weight_of};
 use crate::event::{
     ActivitySlice, AttackState, AttackStatus, Attempt, BlocklistEntry, ChallengePolicy, Entity, Exemption, Incident,
     IncidentDetail, Millis, Mode, Reject, Trait, Verdict,
@@ -136,6 +136,8 @@ pub struct StatusChange {
     pub traits: Vec<TraitChange>,
     /// Playbooks that are withdrawn, and until when.
     pub withdrawn: Vec<(Box<str>, Millis)>,
+    /// Of the strangers who get in, how many are the attack's to one who is not, in thousandths.
+    pub entered_permille: u32,
 }
 
 /// Most playbooks of a tenant that are withdrawn at a time.
@@ -157,6 +159,16 @@ impl StatusChange {
         let traits = self.traits.iter().map(|t| (t.feature, &*t.value, t.lift_permille as f64 / 1_000.0));
         weight_of(profile, traits, f64::from(self.odds_permille) / 1_000.0)
     }
+
+    /// Whether a stranger who gets in with this profile is taken for an intruder.
+    pub(super) fn shows_intruder(&self, profile: &Profile) -> bool {
+        self.entered_permille > 0 && is_intruder(self.weight_of(profile), f64::from(self.entered_permille) / 1_000.0)
+    }
+
+    /// The traits of the attack that a profile has.
+    pub(super) fn shared_by(&self, profile: &Profile) -> impl Iterator<Item = &TraitChange> {
+        self.traits.iter().filter(|t| profile.value(t.feature).is_some_and(|own| *own == *t.value))
+    }
 }
 
 impl From<&AttackStatus> for StatusChange {
@@ -175,6 +187,7 @@ impl From<&AttackStatus> for StatusChange {
                 .take(WITHDRAWN_MAX)
                 .map(|of| (of.playbook.as_str().into(), of.until))
                 .collect(),
+            entered_permille: (status.entered_bad_to_good * 1_000.0).clamp(0.0, f64::from(ODDS_MAX)) as u32,
         }
     }
 }

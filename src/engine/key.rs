@@ -28,6 +28,8 @@ pub enum Kind {
     Playbooks = 6,
     /// Bad attempts of the last quarter of an hour.
     Traces = 7,
+    /// Whom strangers entered in the last quarter of an hour.
+    Entrances = 8,
     /// Windows of a source.
     Source = 16,
     /// Windows of a network.
@@ -62,7 +64,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 22] = [
+    pub const ALL: [Kind; 23] = [
         Kind::Clock,
         Kind::Control,
         Kind::Seen,
@@ -70,6 +72,7 @@ impl Kind {
         Kind::Partial,
         Kind::Playbooks,
         Kind::Traces,
+        Kind::Entrances,
         Kind::Source,
         Kind::Network,
         Kind::Pair,
@@ -194,6 +197,18 @@ impl Key {
     #[must_use]
     pub fn as_traces(&self) -> Option<u64> {
         let rest = self.0.strip_prefix(&[Kind::Traces as u8, 0])?;
+        rest.try_into().ok().map(u64::from_be_bytes)
+    }
+
+    #[must_use]
+    pub fn entrances(number: u64) -> Self {
+        Key::of(Kind::Entrances, "", &number.to_be_bytes())
+    }
+
+    /// The number of a row of entrances.
+    #[must_use]
+    pub fn as_entrances(&self) -> Option<u64> {
+        let rest = self.0.strip_prefix(&[Kind::Entrances as u8, 0])?;
         rest.try_into().ok().map(u64::from_be_bytes)
     }
 

@@ -9,6 +9,7 @@ mod counts;
 mod details;
 mod device;
 mod dock;
+mod entrances;
 mod env;
 pub mod frame;
 mod governor;
@@ -32,6 +33,7 @@ mod view;
 mod windows;
 
 pub use counts::{Counter, Counts};
+pub use entrances::Entrance;
 pub use env::{Env, Limits};
 pub use frame::{Item, Mark, Note, Partial, Sourced};
 pub use intake::Raw;

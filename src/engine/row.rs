@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::entrances::Entrance;
 use super::frame::{Fallen, Partial};
 use super::io::ControlChange;
 use super::key::{Key, Kind};
@@ -33,6 +34,7 @@ pub enum Row {
     Usual(Box<Moments>),
     Values(Box<Values>),
     Traces(TracePack),
+    Entrances(Vec<Entrance>),
     Detail(Box<DetailRow>),
 }
 
@@ -68,6 +70,8 @@ impl Default for PlaybooksRow {
 pub struct SourceRow {
     pub tallies: Vec<Tally>,
     pub repeats: Repeats,
+    /// The same of the pairs that are known here, who must not push out what strangers did.
+    pub known_repeats: Repeats,
     /// The last successes of strangers: whom to warn about when the source is identified later.
     pub entries: Vec<Entry>,
     /// Its successes, to tell a proxy by.
@@ -264,6 +268,9 @@ pub struct SiteRow {
     pub traits_at: Millis,
     /// They are others than were told last.
     pub traits_are_news: bool,
+    /// Of strangers who get in, how many are the attack's to one who is not, at least; and what was told of that last.
+    pub entered_bad_to_good: f64,
+    pub entered_told: f64,
     pub incident: Option<Box<OpenIncident>>,
     /// What playbooks blocked and what of it was rolled back, and until when those that did harm are withdrawn.
     pub governed: BTreeMap<Box<str>, Slices<2>>,
@@ -318,7 +325,7 @@ pub struct OpenIncident {
 const _: () = assert!(size_of::<Row>() <= 56);
 
 /// Version of the row format; a state of another version is refused at start.
-pub(super) const ROW_VERSION: u8 = 9;
+pub(super) const ROW_VERSION: u8 = 10;
 
 /// A stored row does not read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -371,6 +378,7 @@ impl Row {
             Row::Usual(row) => postcard::to_extend(row, bytes),
             Row::Values(row) => postcard::to_extend(row, bytes),
             Row::Traces(row) => postcard::to_extend(row, bytes),
+            Row::Entrances(row) => postcard::to_extend(row, bytes),
             Row::Detail(row) => postcard::to_extend(row, bytes),
             Row::Site(row) => postcard::to_extend(row, bytes),
         };
@@ -438,6 +446,7 @@ impl Row {
             k if k == Kind::Usual as u8 => read(body, Row::Usual),
             k if k == Kind::Values as u8 => read(body, Row::Values),
             k if k == Kind::Traces as u8 => read(body, Row::Traces),
+            k if k == Kind::Entrances as u8 => read(body, Row::Entrances),
             k if k == Kind::Detail as u8 => read(body, Row::Detail),
             k if k == Kind::Site as u8 => read(body, Row::Site),
             _ => return Err(broken("no row of this kind is known")),

@@ -84,6 +84,8 @@ impl SiteRow {
             traits: Vec::new(),
             traits_at: Millis::MIN,
             traits_are_news: false,
+            entered_bad_to_good: 0.0,
+            entered_told: 0.0,
             incident: None,
             governed: BTreeMap::new(),
             withdrawn: BTreeMap::new(),
@@ -222,11 +224,14 @@ fn count(task: &mut Task, env: &Env, partial: &Partial, row: &mut SiteRow) {
     for source in &partial.sources {
         row.campaign.note_source(*source, now);
     }
+    // A program whose stored password is old tries it all day: at night that would be half of a site's failures. Nor may
+    // repeats of the same make an attack's failures look few.
+    let repeats = partial.repeats.saturating_add(partial.known_repeats);
     let tried = Tried {
-        attempts: partial.attempts.into(),
+        attempts: partial.attempts.saturating_sub(repeats).into(),
         unknown: partial.unknown.into(),
         strangers: partial.failures.into(),
-        known: partial.known_failures.into(),
+        known: partial.known_failures.saturating_sub(partial.known_repeats).into(),
         refused: partial.refused.into(),
     };
     let counted = row.campaign.count(&tried, now, &row.reference, bounds);
@@ -310,6 +315,7 @@ fn judge(task: &mut Task, env: &Env, tenant: &str, row: &mut SiteRow, fx: &mut E
         row.withdrawn_is_news = false;
         row.published_at = now;
         row.traits_are_news = false;
+        row.entered_told = row.entered_bad_to_good;
         fx.push(Output::Status(Box::new(status(env, tenant, row, &figures, now))));
     }
 }
@@ -377,6 +383,7 @@ fn calm_down(row: &mut SiteRow, now: Millis) {
     row.saw_stopped = false;
     row.traits.clear();
     row.traits_are_news = false;
+    row.entered_bad_to_good = 0.0;
     row.campaign.reset(now);
 }
 
@@ -418,6 +425,7 @@ fn status(env: &Env, tenant: &str, row: &SiteRow, figures: &Figures, now: Millis
         traits: row.traits.clone(),
         incident_id: row.incident.as_ref().map(|i| i.id.to_string()),
         withdrawn: governor::withdrawn(row, now),
+        entered_bad_to_good: row.entered_bad_to_good,
     }
 }
 

@@ -7,6 +7,7 @@
 use super::counts::Counter;
 use super::details::{self, About, Part, came_with};
 use super::dock::{Asked, Circumstances, Dock, Harm};
+use super::entrances::{Entrance, shown};
 use super::env::Env;
 use super::frame::{Item, Note, ProfileSum, Sourced};
 use super::held::Held;
@@ -21,7 +22,7 @@ use super::traits::trait_of;
 use super::windows::{Counts, hear, kept_ms, tally};
 use crate::decide::Claim;
 use crate::detect::{
-    CARRIED_MIN, CARRIED_OVER_MS, Carried, Deed, Found, Measures, Profile, SourceFacts, Standpoint, look,
+    CARRIED_MIN, CARRIED_OVER_MS, Carried, Deed, Found, Measures, Profile, Sign, SourceFacts, Standpoint, look,
     posterior as posterior_of, proxy,
 };
 use crate::event::{Activity, AttackState, Attempt, DetailKind, Entity, Millis, Outcome};
@@ -85,6 +86,7 @@ pub(super) fn attempt(task: &mut Task, env: &Env, a: Attempt, fx: &mut Effects) 
     scene.hear(task.now(), env);
     scene.judge(task, env, fx);
     scene.remember_success(task, env, fx);
+    scene.remember_entrance(task, env);
     scene.tell_details(task, env, fx);
     scene.tell_site(task, env, fx);
     scene.close(task, env, fx);
@@ -114,6 +116,8 @@ struct Scene {
     is_exempt: bool,
     /// The same wrong password again, or the same stranger's success again.
     repeat: bool,
+    /// A known pair's wrong password again.
+    known_repeat: bool,
     /// A failure that counts against the source.
     counts: bool,
     /// It tells nothing new of a known pair.
@@ -122,6 +126,8 @@ struct Scene {
     is_sampled: bool,
     /// What the traits of the attack that it has weigh against it.
     traits: f64,
+    /// A stranger got in with what the attack's intruders share.
+    shares: Option<Box<str>>,
     /// What it is to the windows of source, network and pair; nothing where it is late, or says nothing new.
     heard: [Counts; 3],
     source: Held<Box<SourceRow>>,
@@ -155,10 +161,12 @@ impl Scene {
             known_pair,
             is_exempt: task.exempt_source(env, &a.tenant, a.source).is_some(),
             repeat: false,
+            known_repeat: false,
             counts: false,
             says_nothing: false,
             is_sampled: false,
             traits: 0.0,
+            shares: None,
             heard: [Counts::default(); 3],
             source: Held::take(task, source_key, Row::source),
             network: Held::take(task, network_key, Row::network),
@@ -186,14 +194,23 @@ impl Scene {
         }
         let strange = known_pair.is_none() && timeliness != Timeliness::Late;
         scene.repeat = strange && scene.is_repeat(env);
+        scene.known_repeat = scene.known_pair.is_some()
+            && timeliness != Timeliness::Late
+            && scene.a.is_failure()
+            && scene.is_repeat(env);
         scene.counts = strange && scene.a.is_failure() && !scene.repeat;
-        let status = task.status_of(&scene.a.tenant).filter(|status| scene.counts && !status.traits.is_empty());
-        scene.traits = status.map_or(0.0, |status| status.weight_of(&Profile::of(&scene.a)));
+        let status = task.status_of(&scene.a.tenant).filter(|status| !status.traits.is_empty());
+        if scene.counts {
+            scene.traits = status.map_or(0.0, |status| status.weight_of(&Profile::of(&scene.a)));
+        }
+        if known_pair.is_none() && scene.a.is_success() {
+            scene.shares = status.and_then(|status| shown(status, &Profile::of(&scene.a)));
+        }
         scene
     }
 
-    /// Whether a stranger's attempt repeats an earlier one: equal tags of one pair, without a tag one pair in one
-    /// minute; successes of one pair in one [`success_once_ms`](crate::topology::Plan::success_once_ms).
+    /// Whether an attempt repeats an earlier one: equal tags of one pair, without a tag a stranger's in one minute and a known
+    /// pair's in one hour; a stranger's successes in one [`success_once_ms`](crate::topology::Plan::success_once_ms).
     fn is_repeat(&mut self, env: &Env) -> bool {
         let Some(account) = self.account.filter(|_| !env.plan.failures_alone) else { return false };
         let at = self.a.occurred_at;
@@ -201,9 +218,12 @@ impl Scene {
             _ if self.a.is_success() => env.repeat(account, b"success", at.div_euclid(env.plan.success_once_ms)),
             _ if !self.a.is_failure() => return false,
             Some(tag) => env.repeat(account, b"tag", i64::from(tag)),
+            None if self.known_pair.is_some() => env.repeat(account, b"hour", at.div_euclid(3_600_000)),
             None => env.repeat(account, b"minute", at.div_euclid(60_000)),
         };
-        self.source_windows().repeats.is_repeat(print)
+        let is_known = self.known_pair.is_some();
+        let row = self.source_windows();
+        if is_known { row.known_repeats.is_repeat(print) } else { row.repeats.is_repeat(print) }
     }
 
     /// Counts the attempt for its source, its network and its pair.
@@ -247,6 +267,20 @@ impl Scene {
             self.source_heard = true;
             let known_by = keys_of(&env.hash_key, &self.a).collect();
             self.source.change().enter(&self.a, known_by, env.plan.entry_memory_ms);
+        }
+    }
+
+    /// Remembers that a stranger got in, and with what, until it is known what the intruders of an attack share.
+    fn remember_entrance(&self, task: &mut Task, env: &Env) {
+        let is_strange = self.account.is_some() && self.known_pair.is_none() && !self.repeat;
+        let is_news = is_strange && self.shares.is_none() && self.timeliness != Timeliness::Late;
+        if !self.a.is_success() || !is_news || env.plan.campaign.is_empty() || env.plan.failures_alone {
+            return;
+        }
+        let profile = Profile::of(&self.a);
+        if !profile.is_empty() {
+            let entrance = Entrance::of(env, &self.a, task.now(), profile);
+            task.entrances.note(entrance);
         }
     }
 
@@ -504,7 +538,7 @@ impl Scene {
         if self.source.row.entries.is_empty() || self.source.row.evidence.is_mixed(now) {
             return;
         }
-        let Some(verdict_id) = self.blocked_by(now).map(|claim| claim.verdict_id.clone()) else { return };
+        let Some(sign) = self.blocked_by(now).map(|claim| Sign::Blocked(claim.verdict_id.clone())) else { return };
         let entries = std::mem::take(&mut self.source_windows().entries);
         for entry in entries {
             if !entry.is_recent(self.a.arrived_at, env.plan.entry_memory_ms) {
@@ -517,7 +551,7 @@ impl Scene {
                 source: self.a.source,
                 event_id: entry.event_id,
                 at: entry.at,
-                verdict_id: verdict_id.clone(),
+                sign: sign.clone(),
                 known_at: self.a.arrived_at,
                 incident_id: self.case.incident_id.clone(),
             };
@@ -526,9 +560,10 @@ impl Scene {
         }
     }
 
-    /// Nothing is learnt from a source that is kept out: that success is flagged.
+    /// Nothing is learnt from a source that is kept out, nor from who shares what intruders do: that success is flagged.
     fn remember_success(&mut self, task: &mut Task, env: &Env, fx: &mut Effects) {
-        if let (true, Some(account), None) = (self.a.is_success(), self.account, self.blocked_by(task.now())) {
+        let blocked_by = self.blocked_by(task.now());
+        if let (true, Some(account), None, None) = (self.a.is_success(), self.account, blocked_by, &self.shares) {
             let counts_as_good = learn_pair(task, env, &self.a, account, self.case.state == AttackState::Calm, fx);
             if counts_as_good {
                 let (now, memory_ms) = (task.now(), env.limits.pair_memory_ms);
@@ -610,6 +645,7 @@ impl Scene {
         let profiled = self.profiled(env).filter(|_| !is_calm || (self.is_sampled && !self.a.is_stopped()));
         let profiled = profiled.map(|profiled| (Profile::of(&self.a), profiled)).filter(|(of, _)| !of.is_empty());
         let (a, account, counts, is_known) = (&self.a, self.account, self.counts, self.known_pair.is_some());
+        let is_repeat = (self.repeat || self.known_repeat) && a.is_failure();
         task.add_partial(env, &a.tenant, fx, |partial| {
             match a.outcome {
                 Outcome::Success => partial.attempts += 1,
@@ -625,6 +661,8 @@ impl Scene {
                 partial.note_target(source, account, counts && a.is_unknown_account());
             }
             partial.known_failures += u32::from(a.is_failure() && is_known);
+            partial.repeats += u32::from(is_repeat && !is_known);
+            partial.known_repeats += u32::from(is_repeat && is_known);
             if counts || a.is_success() {
                 for (per, _) in &env.plan.traits {
                     if let Some(value) = trait_of(*per, a) {
@@ -651,6 +689,7 @@ impl Scene {
         let now = task.now();
         let is_mixed = self.source.row.evidence.is_mixed(now);
         let blocked_by = self.blocked_by(now).filter(|_| !is_mixed).map(|claim| claim.verdict_id.clone());
+        let sign = blocked_by.map(Sign::Blocked).or(self.shares.take().map(Sign::Shares));
         let grace = env.limits.timing.grace_ms;
         let mut kept = kept_ms(&env.plan.address, grace).max(env.plan.entry_memory_ms);
         // Only who carries much is remembered for as long as it takes to tell a proxy.
@@ -678,7 +717,7 @@ impl Scene {
             windows.put(task, Row::Account, now.saturating_add(kept_ms(&env.plan.pair, grace)));
             dock.put(task);
         }
-        let facts = SourceFacts { known_pair: self.known_pair.is_some(), blocked_by };
+        let facts = SourceFacts { known_pair: self.known_pair.is_some(), sign };
         let device = self.a.device_id.as_ref().filter(|_| !env.plan.device.is_empty());
         if let Some(device) = device {
             let route = env.route_device(&self.a.tenant, device);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::counts::Counter;
+use super::entrances::{self, Entrance};
 use super::env::Env;
 use super::frame::{Mark, Partial};
 use super::io::{Became, ControlChange, Effects, Input, Output, PlaybookNews, StatusChange};
@@ -14,12 +15,13 @@ use super::view::View;
 use super::{account, details, device, dock, intake, orders, site, source, traits};
 use crate::event::{AttackState, Entity, Exemption, Millis, Scope, Source, split_key};
 use crate::topology::{Cap, Exemptions, PlaybookChange, Stage};
-use crate::window::{Seen, Slices, Traces, slice_width};
+use crate::window::{Lately, Seen, Slices, Trace, slice_width};
 
 /// Most due rows fed at a time.
 pub const DUE_MAX: usize = 1_000;
 /// Kinds of rows that a task holds in hand from its opening: the store gives them all to [`Task::open`].
-pub const SINGLETONS: [Kind; 6] = [Kind::Clock, Kind::Control, Kind::Playbooks, Kind::Seen, Kind::Traces, Kind::Due];
+pub const SINGLETONS: [Kind; 7] =
+    [Kind::Clock, Kind::Control, Kind::Playbooks, Kind::Seen, Kind::Traces, Kind::Entrances, Kind::Due];
 
 /// A changed row: key, and its bytes or `None` for a removal.
 pub type Write = (Key, Option<Vec<u8>>);
@@ -35,7 +37,8 @@ pub struct Task {
     is_spokesman: bool,
     pub(super) view: View,
     pub(super) seen: Seen,
-    pub(super) traces: Traces,
+    pub(super) traces: Lately<Trace>,
+    pub(super) entrances: Lately<Entrance>,
     pub(super) clock: ClockRow,
     clock_changed: bool,
     due: BTreeSet<(Millis, Key)>,
@@ -80,7 +83,8 @@ impl Task {
             is_spokesman: false,
             view: View::default(),
             seen: Seen::default(),
-            traces: Traces::default(),
+            traces: Lately::default(),
+            entrances: Lately::default(),
             clock: ClockRow::default(),
             clock_changed: false,
             due: BTreeSet::new(),
@@ -93,6 +97,7 @@ impl Task {
         };
         let mut packs = Vec::new();
         let mut traces = Vec::new();
+        let mut entrances = Vec::new();
         let mut changes = Vec::new();
         let mut heard = PlaybooksRow::default();
         for (key, row) in rows {
@@ -104,6 +109,7 @@ impl Task {
                 Row::Control(change) => drop(task.apply(&change)),
                 Row::Seen(pack) => packs.extend(key.as_seen().map(|number| (number, pack))),
                 Row::Traces(pack) => traces.extend(key.as_traces().map(|number| (number, pack))),
+                Row::Entrances(pack) => entrances.extend(key.as_entrances().map(|number| (number, pack))),
                 Row::Due => task.due.extend(key.as_due()),
                 Row::Partial(_)
                 | Row::Source(_)
@@ -125,8 +131,8 @@ impl Task {
         task.partials = waiting.filter_map(|(_, what)| tenant_of(what)).collect();
         packs.sort_by_key(|(number, _)| *number);
         task.seen = Seen::from_packs(packs);
-        traces.sort_by_key(|(number, _)| *number);
-        task.traces = Traces::from_packs(traces);
+        task.traces = Lately::from_packs(traces);
+        task.entrances = Lately::from_packs(entrances);
         (task.playbooks, task.env) = Playbooks::open(env, heard, changes, task.now());
         task
     }
@@ -186,10 +192,18 @@ impl Task {
                 site::reads(partial, keys);
                 traits::reads(env, partial, keys);
             }
-            Input::Due(_, what) => keys.push(what.clone()),
+            Input::Due(_, what) => {
+                keys.push(what.clone());
+                entrances::reads(self, what, keys);
+            }
             Input::Request(request) => orders::reads(request, keys),
             // Sums that wait go out with the mark.
-            Input::Mark(_) => keys.extend(self.partials.iter().map(|tenant| Key::partial(tenant))),
+            Input::Mark(mark) => {
+                keys.extend(self.partials.iter().map(|tenant| Key::partial(tenant)));
+                // And those of a tenant of which an incident becomes known say whom strangers entered before.
+                let opened = mark.changes.iter().filter_map(|change| self.opened_by(change));
+                keys.extend(opened.map(|(tenant, ..)| Key::partial(&tenant)));
+            }
             Input::Raw(_) | Input::Control(_) | Input::Tick(_) => {}
         }
     }
@@ -349,6 +363,7 @@ impl Task {
                 continue;
             }
             let opened = self.opened_by(&change);
+            let shown_up = entrances::shown_up(self, &change);
             let withdraws = self.withdraws(&change);
             if self.apply(&change).is_err() {
                 fx.count(Counter::RefusedControl);
@@ -356,9 +371,12 @@ impl Task {
             if let Some(tenant) = withdraws {
                 self.look_at_standings(&tenant);
             }
+            let now = self.now();
+            shown_up.iter().for_each(|entrance| self.set_due(now, entrance));
             if let Some((tenant, incident_id, since)) = opened {
                 self.has_new_incident = true;
                 details::look_back(self, env, &tenant, &incident_id, since, fx);
+                entrances::tell_site(self, env, &tenant, since, fx);
             }
             self.view.put(Key::control(&change.name()), Row::Control(Box::new(change.clone())), Millis::MAX);
             news.push(change);
@@ -438,6 +456,11 @@ impl Task {
             ControlChange::Playbook { .. } => {}
         }
         Ok(())
+    }
+
+    /// What the marks told last of a tenant's status, expired or not.
+    pub(super) fn told_status(&self, tenant: &str) -> Option<&StatusChange> {
+        self.statuses.get(tenant)
     }
 
     /// A tenant's status as the marks told it; `None` when there is none or it has expired, so that a silent detector fails
@@ -543,6 +566,7 @@ impl Task {
             }
             k if k == Kind::Site as u8 => site::due(self, env, &what, fx),
             k if k == Kind::Detail as u8 => details::due(self, &what, fx),
+            k if k == Kind::Pair as u8 => entrances::due(self, env, &what, fx),
             _ => {}
         }
     }
@@ -613,6 +637,13 @@ impl Task {
         for number in gone {
             self.view.remove(Key::traces(number));
         }
+        let (packs, gone) = self.entrances.seal(self.now());
+        for (number, pack) in packs {
+            self.view.put(Key::entrances(number), Row::Entrances(pack), Millis::MAX);
+        }
+        for number in gone {
+            self.view.remove(Key::entrances(number));
+        }
         if std::mem::take(&mut self.clock_changed) {
             self.view.put(Key::clock(), Row::Clock(self.clock.clone()), Millis::MAX);
         }
@@ -624,6 +655,7 @@ impl Task {
         let now = self.now();
         self.seen.seal(now, self.env.limits.seen_ms());
         self.traces.seal(now);
+        self.entrances.seal(now);
         self.view.sweep(now);
     }
 

@@ -103,6 +103,22 @@ impl View {
         }
     }
 
+    /// Changes a row that is there, and that may be forgotten when it could before.
+    pub fn change(&mut self, key: &Key, now: Millis, change: impl FnOnce(&mut Row)) {
+        match self.slots.get_mut(key) {
+            Some(slot) => {
+                let Some(row) = slot.row.as_mut().filter(|_| slot.expires_at > now) else { return };
+                change(row);
+                if !self.is_whole && !slot.dirty {
+                    slot.dirty = true;
+                    self.dirty.push(key.clone());
+                }
+                slot.recent = true;
+            }
+            None => self.note_unread(),
+        }
+    }
+
     /// Removes a row, whether it was loaded or not.
     pub fn remove(&mut self, key: Key) {
         self.set(key, None, Millis::MAX);
@@ -198,7 +214,5 @@ impl View {
 
 /// Kinds that a task holds in hand beside the view, and writes without having read them there.
 fn is_written_blindly(key: &Key) -> bool {
-    [Kind::Clock, Kind::Control, Kind::Playbooks, Kind::Seen, Kind::Traces, Kind::Due]
-        .iter()
-        .any(|kind| *kind as u8 == key.kind_byte())
+    super::task::SINGLETONS.iter().any(|kind| *kind as u8 == key.kind_byte())
 }

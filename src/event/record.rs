@@ -163,6 +163,10 @@ pub struct AttackStatus {
     /// Playbooks that did harm, and do nothing until then. Records of before the field lack it.
     #[serde(default)]
     pub withdrawn: Vec<Withdrawn>,
+    /// Of the strangers who get in, how many are the attack's to one who is not: with 95 % certainty at least so many. Records
+    /// of before the field lack it.
+    #[serde(default)]
+    pub entered_bad_to_good: f64,
 }
 
 /// A playbook that restricts nobody for a while.

@@ -8,7 +8,7 @@
 //! a member whose name has changed has lost all, and joins as a new consumer that claims nothing.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -52,7 +52,7 @@ enum Standing {
 impl Member {
     /// Joins the group.
     pub(super) fn join(options: &KafkaOptions) -> Result<Member, Error> {
-        let context = Events { queue: Mutex::default(), closing: AtomicBool::new(false) };
+        let context = Events { queue: Mutex::default(), course: AtomicU8::new(ASKED) };
         let consumer: Arc<BaseConsumer<Events>> = Arc::new(create(&consumer_config(options)?, context)?);
         let topics: Vec<&str> = options.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(|e| Error::Setup(format!("kafka: {e}")))?;
@@ -155,7 +155,7 @@ impl Member {
     /// Nobody asks for rebalances any more: the wrapper polls until the consumer has closed, and would wait for ever on
     /// a revocation that is left to somebody else.
     pub(super) fn leave(&self) {
-        self.consumer.context().closing.store(true, Ordering::Relaxed);
+        self.consumer.context().course.store(LEFT, Ordering::Relaxed);
     }
 }
 
@@ -182,6 +182,7 @@ impl Ending {
         let close = move || {
             // When the member's own hold on it is gone.
             let _gone = begins.recv();
+            consumer.context().course.store(CLOSING, Ordering::Relaxed);
             drop(consumer);
             drop(ends);
         };
@@ -205,9 +206,18 @@ impl Drop for Ending {
 /// Rebalances, queued for the loop: nothing is done inside the callback.
 pub(super) struct Events {
     queue: Mutex<VecDeque<Rebalanced>>,
-    /// Set when the consumer is being closed: then nobody asks the queue any more.
-    closing: AtomicBool,
+    /// One of the four that follow.
+    course: AtomicU8,
 }
+
+/// The loop asks the queue.
+const ASKED: u8 = 0;
+/// Nobody asks it any more.
+const LEFT: u8 = 1;
+/// The consumer closes: its group is told to end before the next rebalance is heard of.
+const CLOSING: u8 = 2;
+/// And one was answered since, with which everything is given up.
+const ANSWERED: u8 = 3;
 
 #[derive(Clone)]
 enum Rebalanced {
@@ -232,7 +242,16 @@ impl ConsumerContext for Events {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let parts = list.elements().iter().map(|e| (e.topic().to_owned(), e.partition())).collect();
         let is_assign = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        if self.closing.load(Ordering::Relaxed) {
+        let course = self.course.load(Ordering::Relaxed);
+        if course == ANSWERED {
+            // While it ends, librdkafka (2.12) takes the first answer for all, and there may have been two to give. The second
+            // may come to it when it has just ended: then it throws the question away, and whoever asked waits for ever.
+            return;
+        }
+        if course == CLOSING {
+            self.course.store(ANSWERED, Ordering::Relaxed);
+        }
+        if course != ASKED {
             let nothing = TopicPartitionList::new();
             let done =
                 if is_assign { consumer.incremental_assign(&nothing) } else { consumer.incremental_unassign(list) };

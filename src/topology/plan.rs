@@ -148,11 +148,15 @@ pub struct Plan {
     /// How far back the compromise playbooks look when a source is identified, in milliseconds.
     pub entry_memory_ms: Millis,
     /// Within this time the successes of one pair count once, in milliseconds: as long as entries are remembered, and no
-    /// shorter than any window of sources and networks, or one account would fill a window with successes.
+    /// shorter than any window of sources and networks up to a quarter of an hour, or one account would fill a window with
+    /// successes. Into longer windows it can bring one each quarter; what else is counted by this must not wait for a day.
     pub success_once_ms: Millis,
     /// Every playbook counts everybody's failures and nothing else: successes need not be passed on.
     pub failures_alone: bool,
 }
+
+/// Longest window that says how often a success counts.
+const ONCE_MS_MAX: Millis = 15 * 60_000;
 
 /// A kind of entity has too many windows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -209,7 +213,7 @@ impl Plan {
         plan.traits.iter().try_for_each(|(per, watched)| watched.check(per.as_str()))?;
         plan.entry_memory_ms = plan.compromise.iter().map(|p| p.over).max().unwrap_or_default();
         let longest = plan.address.over_max_ms.max(plan.network.over_max_ms);
-        plan.success_once_ms = plan.entry_memory_ms.max(longest).max(1);
+        plan.success_once_ms = plan.entry_memory_ms.max(longest.min(ONCE_MS_MAX)).max(1);
         let mut all = playbooks.iter().filter(|p| p.mode != PlaybookMode::Off).peekable();
         plan.failures_alone = all.peek().is_some() && all.all(|p| p.failures_of == FailuresOf::Everybody);
         Ok(plan)

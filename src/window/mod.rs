@@ -19,4 +19,4 @@ pub use seen::{Seen, SeenPack, Sighting};
 pub use slices::{SLICES, Slices, slice_width};
 pub use tally::{Heard, Kind, REPEATS_MAX, Repeats, Tally, memory_ms};
 pub use tops::Tops;
-pub use traces::{TRACES_KEPT_MS, TRACES_MAX, Trace, TracePack, Traces, Trial};
+pub use traces::{Arrived, Lately, TRACES_KEPT_MS, TRACES_MAX, Trace, TracePack, Trial};

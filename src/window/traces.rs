@@ -1,5 +1,5 @@
-//! Traces: bad attempts of the last quarter of an hour, for looking back. An attack is seen some hundred attempts after it
-//! began, and whoever tells of it later wants these as well.
+//! What arrived in the last quarter of an hour, for looking back: bad attempts (traces), and whom strangers entered. An attack
+//! is seen some hundred attempts after it began, and whoever tells of it later wants these as well.
 
 use std::collections::VecDeque;
 
@@ -8,12 +8,21 @@ use serde::{Deserialize, Serialize};
 use super::Hashed;
 use crate::event::Millis;
 
-/// For how long a trace is kept, by arrival.
+/// For how long it is kept, by arrival.
 pub const TRACES_KEPT_MS: Millis = 15 * 60_000;
 /// Most traces of one task; beyond it the oldest go early.
 pub const TRACES_MAX: usize = 16_384;
-/// Most traces of one row.
+/// Most of one row.
 const PACK_MAX: usize = 256;
+
+/// Something that is looked back upon.
+pub trait Arrived: Clone {
+    /// Most of one task.
+    const MOST: usize;
+    /// Arrival.
+    fn at(&self) -> Millis;
+    fn tenant(&self) -> &str;
+}
 
 /// What a bad attempt was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,53 +47,72 @@ pub struct Trace {
     pub trial: Trial,
 }
 
+impl Arrived for Trace {
+    const MOST: usize = TRACES_MAX;
+
+    fn at(&self) -> Millis {
+        self.at
+    }
+
+    fn tenant(&self) -> &str {
+        &self.tenant
+    }
+}
+
 /// Traces taken between two checkpoints, or some of them: one row of the state.
 pub type TracePack = Vec<Trace>;
 
-/// The traces of one task. What it finds never depends on when it committed.
-#[derive(Debug, Default)]
-pub struct Traces {
+/// What one task looks back upon. What it finds never depends on when it committed.
+#[derive(Debug)]
+pub struct Lately<T> {
     /// Oldest first.
-    traces: VecDeque<Trace>,
-    /// Rows, with how many of their traces are still held.
+    held: VecDeque<T>,
+    /// Rows, with how many of theirs are still held.
     packs: VecDeque<(u64, usize)>,
     /// How many at the end are in no row yet.
     open: usize,
     next_pack: u64,
 }
 
-impl Traces {
-    /// Rebuilds from the rows of the state, in the order of their numbers.
+impl<T> Default for Lately<T> {
+    fn default() -> Self {
+        Lately { held: VecDeque::new(), packs: VecDeque::new(), open: 0, next_pack: 0 }
+    }
+}
+
+impl<T: Arrived> Lately<T> {
+    /// Rebuilds from the rows of the state, in any order of their numbers.
     #[must_use]
-    pub fn from_packs(packs: Vec<(u64, TracePack)>) -> Self {
-        let mut traces = Traces::default();
+    pub fn from_packs(mut packs: Vec<(u64, Vec<T>)>) -> Self {
+        packs.sort_by_key(|(number, _)| *number);
+        let mut lately = Lately::default();
         for (number, pack) in packs {
-            traces.next_pack = number + 1;
-            traces.packs.push_back((number, pack.len()));
-            traces.traces.extend(pack);
+            lately.next_pack = number + 1;
+            lately.packs.push_back((number, pack.len()));
+            lately.held.extend(pack);
         }
-        while traces.traces.len() > TRACES_MAX {
-            traces.drop_oldest();
+        while lately.held.len() > T::MOST {
+            lately.drop_oldest();
         }
-        traces
+        lately
     }
 
-    pub fn note(&mut self, trace: Trace) {
-        self.traces.push_back(trace);
+    pub fn note(&mut self, one: T) {
+        self.held.push_back(one);
         self.open += 1;
-        if self.traces.len() > TRACES_MAX {
+        if self.held.len() > T::MOST {
             self.drop_oldest();
         }
     }
 
-    /// A tenant's traces that arrived at `since` or later, seen from stream time `now`.
-    pub fn since<'a>(&'a self, tenant: &'a str, since: Millis, now: Millis) -> impl Iterator<Item = &'a Trace> {
+    /// A tenant's that arrived at `since` or later, seen from stream time `now`.
+    pub fn since<'a>(&'a self, tenant: &'a str, since: Millis, now: Millis) -> impl Iterator<Item = &'a T> {
         let since = since.max(oldest(now));
-        self.traces.iter().filter(move |trace| trace.at >= since && *trace.tenant == *tenant)
+        self.held.iter().filter(move |one| one.at() >= since && one.tenant() == tenant)
     }
 
     fn drop_oldest(&mut self) {
-        self.traces.pop_front();
+        self.held.pop_front();
         match self.packs.iter_mut().find(|(_, held)| *held > 0) {
             Some((_, held)) => *held -= 1,
             None => self.open = self.open.saturating_sub(1),
@@ -93,14 +121,14 @@ impl Traces {
 
     /// Packs what was taken since the last time, and drops what is too old at stream time `now`: the new rows, and the
     /// numbers of the rows to remove.
-    pub fn seal(&mut self, now: Millis) -> (Vec<(u64, TracePack)>, Vec<u64>) {
+    pub fn seal(&mut self, now: Millis) -> (Vec<(u64, Vec<T>)>, Vec<u64>) {
         // Of several sources of time the order is only nearly that of arrival: what is younger may hide behind what is older.
-        while self.traces.front().is_some_and(|trace| trace.at < oldest(now)) {
+        while self.held.front().is_some_and(|one| one.at() < oldest(now)) {
             self.drop_oldest();
         }
         let mut sealed = Vec::new();
-        let held = self.traces.len() - self.open;
-        let open: Vec<Trace> = self.traces.iter().skip(held).cloned().collect();
+        let held = self.held.len() - self.open;
+        let open: Vec<T> = self.held.iter().skip(held).cloned().collect();
         for pack in open.chunks(PACK_MAX) {
             sealed.push((self.next_pack, pack.to_vec()));
             self.packs.push_back((self.next_pack, pack.len()));
@@ -138,7 +166,7 @@ mod tests {
         fn what_is_found_does_not_depend_on_the_commits(
             steps in prop::collection::vec((0i64..200_000, 1usize..700, 0u8..4), 1..40),
         ) {
-            let mut traces = Traces::default();
+            let mut traces = Lately::default();
             let mut rows = BTreeMap::new();
             let mut model: Vec<Trace> = Vec::new();
             let (mut at, mut who) = (1_000_000_000, 0);
@@ -157,7 +185,7 @@ mod tests {
                     }
                 }
                 if what > 2 {
-                    traces = Traces::from_packs(rows.clone().into_iter().collect());
+                    traces = Lately::from_packs(rows.clone().into_iter().collect());
                 }
                 let newest = model.len().saturating_sub(TRACES_MAX);
                 let must: Vec<&Trace> = model[newest..].iter().filter(|t| t.at >= at - TRACES_KEPT_MS).collect();
@@ -171,7 +199,7 @@ mod tests {
 
     #[test]
     fn of_very_many_the_newest_are_kept_through_a_restart() {
-        let mut traces = Traces::default();
+        let mut traces = Lately::default();
         let mut rows = BTreeMap::new();
         let all = (TRACES_MAX + 700) as u64;
         for who in 0..all {
@@ -185,7 +213,7 @@ mod tests {
         let (new, gone) = traces.seal(1_000_000);
         rows.extend(new);
         gone.iter().for_each(|number| drop(rows.remove(number)));
-        let again = Traces::from_packs(rows.into_iter().collect());
+        let again = Lately::from_packs(rows.into_iter().collect());
         for held in [&traces, &again] {
             let found: Vec<u64> = held.since("t", 0, 1_000_000).map(|trace| trace.who).collect();
             assert_eq!(found, (700..all).collect::<Vec<_>>());

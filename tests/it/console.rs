@@ -119,6 +119,7 @@ fn status(state: AttackState, at: Millis) -> AttackStatus {
         traits: Vec::new(),
         incident_id: Some(INCIDENT.to_owned()),
         withdrawn: Vec::new(),
+        entered_bad_to_good: 0.0,
     }
 }
 

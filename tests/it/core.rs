@@ -290,8 +290,10 @@ fn what_attackers_invent_is_forgotten() {
     }
     let held = stored.row_counts();
     assert!(held.get(&(Kind::Source as u8)).is_some_and(|n| *n > 100), "they were there: {held:?}");
-    // Two hours later, when everything due has been fed and the stores have forgotten what they may.
-    let end = START + 3_000_000 + 7_200_000;
+    // Two hours after the longest window of a source, when everything due has been fed and the stores have forgotten what
+    // they may.
+    let longest = default_playbooks().iter().map(|playbook| playbook.over).max().unwrap();
+    let end = START + 3_000_000 + longest + longest / 10 + 7_200_000;
     stored.advance(end);
     stored.after_commit = Box::new(|| Some(AfterCommit::Restart));
     for n in 0..2 {
@@ -325,6 +327,7 @@ fn control_holds_by_its_version_and_a_status_ends_by_itself() {
             traits: Vec::new(),
             incident_id: Some("incident".into()),
             withdrawn: Vec::new(),
+            entered_permille: 0,
         };
         move |version| ControlChange::Status { version, tenant: "shop".into(), status: Some(change.clone()) }
     };

@@ -220,7 +220,8 @@ fn end(installation: &mut Installation, disk: &Disk, events: i64) -> End {
         installation.settle();
     }
     let mut rows = disk.recorded.lock().unwrap().rows.clone();
-    let compared = |key: &Key| ![Kind::Clock as u8, Kind::Seen as u8, Kind::Traces as u8].contains(&key.kind_byte());
+    let packed = [Kind::Clock, Kind::Seen, Kind::Traces, Kind::Entrances].map(|kind| kind as u8);
+    let compared = |key: &Key| !packed.contains(&key.kind_byte());
     rows.values_mut().for_each(|rows| rows.retain(|key, _| compared(key)));
     End { rows, said: [installation.output("verdicts"), installation.output("blocklist")].concat() }
 }

@@ -33,6 +33,7 @@ mod forgotten;
 mod governor;
 mod incident_details;
 mod instances;
+mod intruders;
 mod job;
 mod known_pairs;
 mod login_page;

@@ -61,7 +61,8 @@ fn a_block_that_ends_is_lifted_by_a_tombstone_when_time_passes() {
     let mut installation = Installation::new(1);
     attack(&installation);
     installation.settle();
-    installation.set_now(START + 20 * 60_000);
+    // The challenge for a day's failures is the last to end, after an hour.
+    installation.set_now(START + 90 * 60_000);
     for _ in 0..100 {
         installation.turn();
     }

@@ -44,6 +44,9 @@ pub struct ScoreArgs {
     /// For how long the site has run before
     #[arg(long, value_name = "TIME", default_value = "14d", value_parser = duration)]
     pub history: Millis,
+    /// Ordinary traffic before what a scenario is about; from 2h on a site's usual is settled
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub lead_in: Millis,
     /// How the attacker reacts to being stopped
     #[arg(long, default_value_t = Attacker::Fixed, value_parser = attackers())]
     pub attacker: Attacker,
@@ -326,7 +329,8 @@ fn bar(jobs: usize) -> ProgressBar {
 
 fn play_one(job: &Job, args: &ScoreArgs, sets: &[(String, Player)]) -> Result<(Summary, CoreFigures)> {
     let (_, player) = sets.get(job.set).ok_or_else(|| anyhow!("no such set"))?;
-    let options = Options { attacker: args.attacker, history_ms: args.history, ..Options::default() };
+    let options =
+        Options { attacker: args.attacker, history_ms: args.history, lead_in_ms: args.lead_in, ..Options::default() };
     let mut simulation = Simulation::new(job.scenario, job.seed, options)?;
     match player {
         Player::Playbooks(env) => {

@@ -393,6 +393,7 @@ fn calm(tenant: &str, now: Millis) -> AttackStatus {
         traits: Vec::new(),
         incident_id: None,
         withdrawn: Vec::new(),
+        entered_bad_to_good: 0.0,
     }
 }
 

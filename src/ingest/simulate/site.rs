@@ -452,6 +452,7 @@ mod tests {
             traits,
             incident_id: None,
             withdrawn: Vec::new(),
+            entered_bad_to_good: 0.0,
         }
     }
 

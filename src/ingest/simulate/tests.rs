@@ -86,6 +86,7 @@ fn unknown_pairs(at: Millis) -> AttackStatus {
         traits: Vec::new(),
         incident_id: None,
         withdrawn: Vec::new(),
+        entered_bad_to_good: 0.0,
     }
 }
 

@@ -321,6 +321,12 @@ fn check_looks(p: &Playbook) -> Vec<String> {
     found
 }
 
+/// Whether a pattern of accounts means some that its author has in mind: of its letters, so many are no wildcard.
+fn is_name(pattern: &str) -> bool {
+    const LETTERS_MIN: usize = 6;
+    pattern.bytes().filter(|byte| *byte != b'*').count() >= LETTERS_MIN
+}
+
 /// Whether it takes in people who did next to nothing, without saying so.
 fn check_reach(p: &Playbook) -> Vec<String> {
     let mut found = Vec::new();
@@ -332,6 +338,11 @@ fn check_reach(p: &Playbook) -> Vec<String> {
             "per: restricting a whole {} takes in everybody in it; use NOTIFY, or write `wide: true` if that is meant",
             p.per.as_str()
         ));
+        return found;
+    }
+    // Whom it names, nobody mistypes: a name that was planted, an account that nobody may try.
+    let names_accounts = |only: &Where| only.account.as_ref().is_some_and(|all| all.iter().all(|name| is_name(name)));
+    if p.only.as_ref().is_some_and(names_accounts) {
         return found;
     }
     let grown = || p.trigger.iter().filter(|(m, _)| m.grows_with().is_some() && m.is_count());

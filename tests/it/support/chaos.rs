@@ -201,8 +201,10 @@ fn shortened(name: &str, text: &str) -> String {
             ("cleanup: compact,delete", "cleanup: delete"),
             ("cleanup: compact", "cleanup: delete"),
         ],
-        // The oracle knows logins alone, and weighs no evidence.
-        "ip-enumeration.yaml" | "account-reset-flood.yaml" | "source-posterior.yaml" => &[("mode: live", "mode: off")],
+        // The oracle knows logins alone and no `where`, and weighs no evidence.
+        "ip-enumeration.yaml" | "account-reset-flood.yaml" | "source-posterior.yaml" | "canary-name.yaml" => {
+            &[("mode: live", "mode: off")]
+        }
         "ip-account-fanout.yaml" => &[
             ("over: 10m", "over: 20s"),
             ("calm: 10, elevated: 5, attack: 3", "calm: 6, elevated: 4, attack: 3"),

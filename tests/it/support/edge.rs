@@ -236,6 +236,7 @@ impl<'a> Teller<'a> {
             traits: Vec::new(),
             incident_id: None,
             withdrawn: Vec::new(),
+            entered_bad_to_good: 0.0,
         };
         self.put("attack-status", b"shop", Some(&self.encoder.encode("attack-status", &status).unwrap()), None);
     }

@@ -6,12 +6,12 @@ use std::fmt::Debug;
 
 use portcullis::engine::frame::FrameReader;
 use portcullis::engine::{
-    ControlChange, Counter, Counts, Effects, Env, Input, Item, Key, Kind, Output, Raw, Row, Task,
+    ControlChange, Counter, Counts, Effects, Entrance, Env, Input, Item, Key, Kind, Output, Raw, Row, Task,
 };
 use portcullis::event::{Command, Entity, Millis};
 use portcullis::log::Incoming;
 use portcullis::topology::{Ask, Request, Stage, read_change};
-use portcullis::window::{TRACES_KEPT_MS, Trace};
+use portcullis::window::{Arrived, TRACES_KEPT_MS, Trace};
 
 use super::simulation_world::{PARTITIONS, Rest, World};
 
@@ -496,6 +496,7 @@ enum Held {
     Row(Box<Row>, Millis),
     Print(u32),
     Trace(Trace),
+    Entrance(Box<Entrance>),
 }
 
 /// What of a store means anything at stream time, by key.
@@ -522,6 +523,12 @@ fn meaning(rows: &BTreeMap<Key, Vec<u8>>, now: Millis, keep_ms: Millis) -> BTree
             for trace in pack.into_iter().filter(|trace| trace.at >= now - TRACES_KEPT_MS) {
                 traces += 1;
                 held.insert((Key::from_bytes(&[key.kind_byte()]), traces), Held::Trace(trace));
+            }
+        } else if key.kind_byte() == Kind::Entrances as u8 {
+            let Ok(Row::Entrances(pack)) = Row::decode(key, bytes) else { panic!("a pack of entrances") };
+            for entrance in pack.into_iter().filter(|entrance| entrance.at() >= now - TRACES_KEPT_MS) {
+                traces += 1;
+                held.insert((Key::from_bytes(&[key.kind_byte()]), traces), Held::Entrance(Box::new(entrance)));
             }
         } else if expires_at > now {
             let row = Row::decode(key, bytes).expect("a row");

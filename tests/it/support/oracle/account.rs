@@ -30,7 +30,7 @@ struct Success<'a> {
     event_id: &'a str,
     at: Millis,
     known_pair: bool,
-    blocked_by: Option<&'a str>,
+    is_shown: bool,
     known_at: Millis,
     last: Option<Millis>,
 }
@@ -102,7 +102,7 @@ impl Task<'_> {
                 event_id: &a.event_id,
                 at: a.occurred_at,
                 known_pair: sourced.known_pair,
-                blocked_by: sourced.blocked_by.as_deref(),
+                is_shown: sourced.sign.is_some(),
                 known_at: a.occurred_at,
                 last: logins.last.filter(|last| *last < a.occurred_at),
             };
@@ -125,7 +125,7 @@ impl Task<'_> {
             event_id: &note.event_id,
             at: note.at,
             known_pair: false,
-            blocked_by: Some(&note.verdict_id),
+            is_shown: true,
             known_at: note.known_at,
             last: logins.last,
         };
@@ -160,7 +160,7 @@ impl Task<'_> {
     /// Whether a stranger got in from a source that is kept out, or was soon after.
     fn entered(&mut self, success: &Success<'_>, because: &str, said: &mut Said) -> bool {
         let Success { who, at, known_at, .. } = *success;
-        if success.known_pair || success.blocked_by.is_none() {
+        if success.known_pair || !success.is_shown {
             return false;
         }
         let now = self.now;

@@ -92,7 +92,7 @@ pub fn passed(expected: &Said, by_source: &[Vec<Read>], by_account: &[Vec<Read>]
                     occurred_at: a.occurred_at,
                     arrived_at: a.arrived_at,
                     known_pair: sourced.known_pair,
-                    blocked_by: sourced.blocked_by,
+                    sign: sourced.sign,
                     repeat: sourced.repeat,
                 };
                 (a.tenant, a.account, a.source, passed)

@@ -92,8 +92,15 @@ pub enum Source {
 pub struct Sourced {
     pub attempt: Attempt,
     pub known_pair: bool,
-    pub blocked_by: Option<String>,
+    pub sign: Option<Sign>,
     pub repeat: bool,
+}
+
+/// What points to an intruder: the verdict that blocks the source, or what he shares with others.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub enum Sign {
+    Blocked(String),
+    Shares(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -103,7 +110,7 @@ pub struct Note {
     pub source: Source,
     pub event_id: String,
     pub at: Millis,
-    pub verdict_id: String,
+    pub sign: Sign,
     pub known_at: Millis,
     pub incident_id: Option<String>,
 }
@@ -160,6 +167,7 @@ pub struct Status {
     /// Feature, value, lift in thousandths.
     pub traits: Vec<(u32, String, u64)>,
     pub withdrawn: Vec<(String, Millis)>,
+    pub entered_permille: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -275,7 +283,7 @@ pub fn items(record: &Read) -> Vec<Item> {
     let place = || format!("partition {} offset {}", record.partition, record.offset);
     let bytes = record.value.as_deref().unwrap_or_default();
     let (version, mut rest) = bytes.split_first().unwrap_or_else(|| panic!("an empty frame at {}", place()));
-    assert_eq!(*version, 5, "version of the frame at {}", place());
+    assert_eq!(*version, 6, "version of the frame at {}", place());
     let mut items = Vec::new();
     while !rest.is_empty() {
         let mut length = 0;

@@ -142,7 +142,7 @@ impl Playbooks {
 
     /// Within so long the successes of one pair count once.
     pub fn success_once(&self) -> Millis {
-        let windows = self.address.iter().chain(&self.network).map(Playbook::over);
+        let windows = self.address.iter().chain(&self.network).map(|playbook| playbook.over().min(15 * 60_000));
         windows.chain([self.entry_memory(), 1]).max().unwrap_or(1)
     }
 }

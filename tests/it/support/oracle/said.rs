@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Millis;
-use super::frames::{Fallen, Note};
+use super::frames::{Fallen, Note, Sign};
 
 /// A record of `verdicts`, without texts for people.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -108,7 +108,7 @@ pub enum Passed {
         occurred_at: Millis,
         arrived_at: Millis,
         known_pair: bool,
-        blocked_by: Option<String>,
+        sign: Option<Sign>,
         repeat: bool,
     },
     Note(Note),

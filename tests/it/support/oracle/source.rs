@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::control::Control;
-use super::frames::{Activity, Attempt, FailureReason, Item, Note, Outcome, Source, State, items};
+use super::frames::{Activity, Attempt, FailureReason, Item, Note, Outcome, Sign, Source, State, items};
 use super::playbook::{Playbook, Playbooks};
 use super::said::{Passed, Said, Stated, number};
 use super::standing::{Cause, Found, Standings, within_bounds};
@@ -214,7 +214,7 @@ impl Task<'_> {
                 occurred_at: a.occurred_at,
                 arrived_at: a.arrived_at,
                 known_pair: pair.is_some(),
-                blocked_by,
+                sign: blocked_by.map(Sign::Blocked),
                 repeat,
             };
             self.pass_on(&a.tenant, &a.account, passed, because, said);
@@ -451,7 +451,7 @@ impl Task<'_> {
                 source: a.source,
                 event_id: entry.event_id,
                 at: entry.at,
-                verdict_id: verdict_id.clone(),
+                sign: Sign::Blocked(verdict_id.clone()),
                 known_at: a.arrived_at,
                 incident_id: incident_id.map(str::to_owned),
             };
