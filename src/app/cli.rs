@@ -16,6 +16,7 @@ use super::edge::{EdgeArgs, EdgeContext};
 use super::explain::ExplainArgs;
 use super::incident::IncidentArgs;
 use super::ingest::{IngestArgs, IngestContext};
+use super::notify::{NotifyArgs, NotifyCommand, NotifyContext, NotifyWatched};
 use super::playbooks::PlaybooksArgs;
 use super::produce::ProduceArgs;
 use super::receipts::ReceiptOptions;
@@ -31,8 +32,8 @@ use super::tail::TailArgs;
 use super::telemetry::{self, LogFormat};
 use super::topics::TopicsArgs;
 use super::{
-    Connection, Ending, backtest, commands, console, demo, edge, explain, incident, ingest, playbooks, produce, replay,
-    run, score, simulate, sink, state, status, tail, topics, topology,
+    Connection, Ending, backtest, commands, console, demo, edge, explain, incident, ingest, notify, playbooks, produce,
+    replay, run, score, simulate, sink, state, status, tail, topics, topology,
 };
 use crate::console::{Shown, routes};
 use crate::edge::server::Rate;
@@ -71,6 +72,7 @@ pub enum Command {
     Edge(EdgeArgs),
     Ingest(IngestArgs),
     Console(ConsoleArgs),
+    Notify(NotifyArgs),
     Explain(ExplainArgs),
     Incident(IncidentArgs),
     Status(StatusArgs),
@@ -210,6 +212,37 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
             console::run(args, console::keys(args).map_err(Wrong)?, context, page, |address| {
                 tracing::info!("the console is at http://{address}");
             })
+        }
+        Command::Notify(args) => {
+            let told = || notify::settings(args).map_err(Wrong);
+            let now = || clock.now();
+            match &args.what {
+                Some(NotifyCommand::Templates(args)) => notify::templates(args, &mut out),
+                Some(NotifyCommand::Test(named)) => {
+                    notify::test(args, named, told()?, &now, &mut out).map_err(wrong_or_refused)
+                }
+                None => {
+                    let over = Overrides {
+                        state_dir: args.state_dir.clone(),
+                        listen: args.listen.clone(),
+                        ..Overrides::default()
+                    };
+                    let (settings, watched) = (load(over)?, Arc::new(NotifyWatched::default()));
+                    if let Some(listen) = settings.listen.as_ref().filter(|_| !args.dry_run) {
+                        let shown = Arc::clone(&watched) as Arc<dyn Shown>;
+                        let address = telemetry::serve(listen, telemetry::metrics()?, shown)?;
+                        tracing::info!(%address, "serving /metrics, /livez, /readyz and /status");
+                    }
+                    let context = NotifyContext {
+                        connection: &connection(&settings)?,
+                        state_dir: &settings.state_dir,
+                        clock: Arc::new(move || clock.now()),
+                        stop: stop_on_signals()?,
+                        watched,
+                    };
+                    notify::run(args, told()?, context, &mut out)
+                }
+            }
         }
         Command::Explain(args) => {
             let settings = plain()?;

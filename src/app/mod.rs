@@ -14,6 +14,7 @@ pub mod incident;
 pub mod ingest;
 mod input;
 pub mod live;
+pub mod notify;
 mod output;
 pub mod playbook_changes;
 pub mod playbooks;

@@ -43,6 +43,14 @@ const commands = {
   wait: async ({ selector }) => page.locator(selector).first().innerText(),
   text: async ({ selector }) => page.locator(selector).allInnerTexts(),
   count: async ({ selector }) => page.locator(selector).count(),
+  fill: async ({ selector, text }) => page.locator(selector).fill(text),
+  // Presses a button, and waits for the page that comes of it.
+  submit: async ({ selector }) => {
+    const answer = page.waitForResponse((response) => response.request().isNavigationRequest());
+    await page.locator(selector).click();
+    await answer;
+    await page.waitForLoadState("domcontentloaded");
+  },
   press: async ({ key }) => page.keyboard.press(key),
   // What has the focus, as its text or its name.
   focused: async () => page.evaluate(() => document.activeElement.innerText || document.activeElement.getAttribute("aria-label") || document.activeElement.id),

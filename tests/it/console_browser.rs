@@ -67,6 +67,17 @@ impl Browser {
     }
 
     #[track_caller]
+    pub fn fill(&mut self, selector: &str, text: &str) {
+        self.ask(&json!({"what": "fill", "selector": selector, "text": text}));
+    }
+
+    /// Presses a button, and waits for the page that comes of it.
+    #[track_caller]
+    pub fn submit(&mut self, selector: &str) {
+        self.ask(&json!({"what": "submit", "selector": selector}));
+    }
+
+    #[track_caller]
     pub fn press(&mut self, key: &str) {
         self.ask(&json!({"what": "press", "key": key}));
     }

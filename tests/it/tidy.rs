@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use crate::support::repository;
 
 /// A room may use only the rooms before it. `lib.rs` and `main.rs` may use all.
-const ROOMS: [&str; 12] =
-    ["event", "topology", "window", "detect", "decide", "engine", "state", "log", "edge", "ingest", "console", "app"];
+const ROOMS: [&str; 13] = [
+    "event", "topology", "window", "detect", "decide", "engine", "state", "log", "edge", "ingest", "console", "notify",
+    "app",
+];
 
 /// The rooms that are values in, values out.
 const PURE: [&str; 6] = ["event", "topology", "window", "detect", "decide", "engine"];
@@ -19,6 +21,7 @@ const NOT_IN_A_PURE_ROOM: &[(&[&str], &str)] = &[
     (&["rocksdb"], "RocksDB belongs to `state`"),
     (&["axum"], "sockets belong to `edge`, `ingest` and `console`"),
     (&["ureq"], "sockets belong to `edge`, `ingest` and `console`"),
+    (&["lettre"], "mail belongs to `notify`"),
     (&["signal_hook"], "signals belong to `app`"),
     (&["indicatif"], "the terminal belongs to `app`"),
     (&["rand"], "a step repeated over the same input gives the same bytes"),

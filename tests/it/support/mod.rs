@@ -16,6 +16,7 @@ pub mod kept;
 pub mod keycloak;
 pub mod model_rig;
 pub mod nginx;
+pub mod notify;
 pub mod oracle;
 pub mod proxy;
 pub mod records;
