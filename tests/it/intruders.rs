@@ -60,7 +60,16 @@ impl Heard {
                 Output::Verdict(verdict) if verdict.playbook == "account-compromised" => self.fallen.push(*verdict),
                 Output::Status(status) => self.statuses.push(*status),
                 Output::KnownPair(pair) if pair.day.is_none() => drop(self.taken_back.insert(pair.key)),
-                _ => {}
+                Output::Verdict(_)
+                | Output::KnownPair(_)
+                | Output::Block(_)
+                | Output::Incident(_)
+                | Output::Detail(_)
+                | Output::Activity(_)
+                | Output::DeadLetter(_)
+                | Output::Playbook(_)
+                | Output::Item { .. }
+                | Output::MarkAll { .. } => {}
             }
         }
     }
