@@ -212,17 +212,19 @@ fn a_source_over_its_rate_is_told_when_to_come_again() {
     let door = Door::ready(&connection, "");
     let ten: Vec<Value> = (0..10).map(|n| event(&format!("e{n}"))).collect();
     let body = json!(ten).to_string();
+    let before = Instant::now();
     assert_eq!(door.post_as("slow", "/v1/events", "application/json", &body).0, 202);
     let reply = door.ask("POST", "/v1/events", &[("X-Api-Key", "slow")], &body);
-    assert_eq!((reply.status, reply.header("Retry-After")), (429, Some("2")), "{}", reply.body);
+    assert_eq!(reply.status, 429, "{}", reply.body);
+    assert!(matches!(reply.header("Retry-After"), Some("1" | "2")), "{:?}", reply.header("Retry-After"));
     // Others are not held up.
     assert_eq!(door.send(&[event("other")]).0, 202);
     assert_eq!(ids(&written(&connection)).len(), 11, "what was refused was not written");
-    let after = Instant::now();
     until(DEADLINE, "the rate to allow it", || {
         (door.post_as("slow", "/v1/events", "application/json", &body).0 == 202).then_some(())
     });
-    assert!(after.elapsed() > Duration::from_millis(1_500), "{:?}", after.elapsed());
+    // Ten events at five a second, however long all of it took.
+    assert!(before.elapsed() > Duration::from_millis(1_900), "{:?}", before.elapsed());
 }
 
 #[test]
