@@ -85,6 +85,8 @@ fn a_kill_in_the_middle_of_the_night_leaves_the_same_list() {
     let one_partition = |name: &str, text: String| match name {
         "topics.yaml" => text.replacen("partitions: 8", "partitions: 1", 2),
         "source-posterior.yaml" => text.replacen("mode: live", "mode: off", 1),
+        // What it asks for shows when a stronger block has ended, which by then may be so in one run and not in the other.
+        "slow-source.yaml" => text.replacen("mode: live", "mode: off", 1),
         _ => text,
     };
     let [alone, killed] = ["job-alone", "job-killed"].map(|name| Installed::new(name).with_topology(one_partition));
