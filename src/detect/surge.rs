@@ -1,5 +1,6 @@
 //! What the bad attempts of an attack share: values of a feature (an autonomous system, a country, an agent, a TLS
-//! fingerprint, or two of them together; a wrong password) that are more frequent now than they ever were, and whose traffic is mostly bad.
+//! fingerprint, or two of them together; a wrong password) that are more frequent now than they ever were, and whose traffic
+//! is mostly bad.
 //!
 //! Shares are compared by a G-test, over all values that are followed, with the false discoveries held to one in a million
 //! (Benjamini and Hochberg). How much of a value's traffic is bad follows from its successes (Herley and Schechter): an
@@ -302,15 +303,10 @@ impl Values {
                 (poisson_at_least(value.now.attempts) / usually(poisson_at_most(value.usual.attempts)) - 1.0).max(0.0),
             ];
         }
-        let own = self.usual_share(value, |seen| seen.known);
+        let of_all = self.usual.known / self.usual.attempts;
+        let own = (value.usual.known + SHARED_ATTEMPTS * of_all) / (value.usual.attempts + SHARED_ATTEMPTS);
         let ratio = |known: f64| (own * (value.now.attempts + 0.5) / known - 1.0).max(0.0);
         [ratio(value.now.known + 0.5), ratio(poisson_at_most(value.now.known))]
-    }
-
-    /// What share of a value's attempts is usually something; of a value of which little is known, what is usual for all.
-    fn usual_share(&self, value: &Value, part: impl Fn(&Seen) -> f64) -> f64 {
-        let of_all = part(&self.usual) / self.usual.attempts;
-        (part(&value.usual) + SHARED_ATTEMPTS * of_all) / (value.usual.attempts + SHARED_ATTEMPTS)
     }
 }
 

@@ -24,7 +24,7 @@ const KEPT_MS: Millis = 60 * 60_000;
 const STEPS_MAX: u16 = 100;
 /// By how much an attack may be older than its epoch: the charts count blocks of attempts, and it may begin within the one
 /// before.
-const BEFORE_MS: Millis = 60_000;
+pub(super) const BEFORE_MS: Millis = 60_000;
 /// Longest agent that a line tells, in characters.
 const AGENT_CHARS_MAX: usize = 200;
 

@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::details::BEFORE_MS;
 use super::env::Env;
 use super::frame::{Item, Note, ProfileSum};
 use super::io::{ControlChange, Effects, Output, StatusChange, TraitChange};
@@ -23,9 +24,6 @@ use crate::window::{Arrived, Hashed};
 const ENTRANCES_MAX: usize = 4_096;
 /// Most traits that a finding names.
 const WORDS_MAX: usize = 3;
-/// By how much an attack may be older than its epoch: the charts count blocks of attempts, and it may begin within the one
-/// before.
-const BEFORE_MS: Millis = 60_000;
 
 /// A stranger got in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

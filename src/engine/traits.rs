@@ -1,5 +1,5 @@
-//! What many sources share: autonomous systems, countries, agents, fingerprints, wrong passwords. The site stage keeps sums of those that a
-//! playbook watches, as long as its window; whatever an attacker invents is forgotten with it.
+//! What many sources share: autonomous systems, countries, agents, fingerprints, wrong passwords. The site stage keeps sums
+//! of those that a playbook watches, as long as its window; whatever an attacker invents is forgotten with it.
 
 use super::dock::{Asked, Circumstances, Dock};
 use super::env::Env;
