@@ -99,6 +99,10 @@ fn what_contradicts_itself_is_told_with_its_field() {
         (&[("  failures:", "  requests:")], "where.activity: name what is asked for"),
         (&[("at_least: 20", "at_least: 1")], "in CALM one attempt is enough, so whoever mistypes once is restricted"),
         (&[("at_least: 20", "at_least: {calm: 9, elevated: 3, attack: 1}")], "in ATTACK one attempt is enough"),
+        (
+            &[("over: 10m", "over: 10m\nwhere: {account: '*@example.com'}"), ("at_least: 20", "at_least: 1")],
+            "in CALM one attempt is enough",
+        ),
         (&[("  failures:\n    at_least: 20", "  failure_share:\n    at_least: 0.9")], "a share alone says nothing"),
         (&[("then:", "unless:\n  sources: {at_least: 1}\nthen:")], "unless.sources: not measured per address"),
         (

@@ -324,10 +324,11 @@ fn check_looks(p: &Playbook) -> Vec<String> {
     found
 }
 
-/// Whether a pattern of accounts means some that its author has in mind: of its letters, so many are no wildcard.
+/// Whether a pattern of accounts means some that its author has in mind: it begins with so many letters that are no wildcard.
+/// Everybody at one provider is not named.
 fn is_name(pattern: &str) -> bool {
     const LETTERS_MIN: usize = 6;
-    pattern.bytes().filter(|byte| *byte != b'*').count() >= LETTERS_MIN
+    pattern.bytes().take_while(|byte| *byte != b'*').count() >= LETTERS_MIN
 }
 
 /// Whether it takes in people who did next to nothing, without saying so.
