@@ -58,4 +58,5 @@ mod stages;
 mod state_tools;
 mod support;
 mod tidy;
+mod tls;
 mod topics;
