@@ -11,7 +11,7 @@ use super::row::{AccountRow, FamiliarRow, Row};
 use super::task::Task;
 use super::windows::{Counts, hear, kept_ms, tally};
 use crate::detect::{Measures, SuccessFacts, look, stranger_success};
-use crate::event::{Activity, DetailKind, Entity, Millis, Outcome, Scope, Source};
+use crate::event::{Activity, DetailKind, Entity, Millis, Outcome, Scope};
 use crate::topology::PlaybookMode;
 use crate::window::Timeliness;
 
@@ -58,17 +58,13 @@ pub(super) fn sourced(task: &mut Task, env: &Env, sourced: &Sourced, fx: &mut Ef
 fn detail(task: &mut Task, env: &Env, sourced: &Sourced, timeliness: Timeliness, fell: bool, fx: &mut Effects) {
     let (a, is_strange) = (&sourced.attempt, !sourced.facts.known_pair);
     if timeliness != Timeliness::Late && a.activity == Activity::Login {
-        let part = Part { fallen: fell, ..Part::of(a, is_strange, sourced.repeat) };
-        let entered_from = || entered_from(a.source).into_iter().filter(|_| fell).collect();
+        let part = Part { fallen: fell.then_some(a.source), ..Part::of(a, is_strange, sourced.repeat) };
+        let entered_from = || details::entered_from(a.source).into_iter().filter(|_| fell).collect();
         details::note(task, env, about(env, &a.tenant, &a.account, &a.account), part, entered_from, fx);
     }
     if is_strange {
         details::step(task, env, about(env, &a.tenant, &a.account, &a.account), a, fx);
     }
-}
-
-fn entered_from(source: Source) -> Vec<(Box<str>, Box<str>)> {
-    vec![(details::ENTERED_FROM.into(), source.to_string().into())]
 }
 
 fn about<'a>(env: &Env, tenant: &'a str, account: &str, value: &'a dyn std::fmt::Display) -> About<'a> {
@@ -95,13 +91,13 @@ pub(super) fn note(task: &mut Task, env: &Env, note: &Note, fx: &mut Effects) {
         return;
     }
     // That success is looked at again, so it is no further attempt.
-    let part = Part { fallen: true, ..Part::default() };
+    let part = Part { fallen: Some(note.source), ..Part::default() };
     details::note(
         task,
         env,
         about(env, &note.tenant, &note.account, &note.account),
         part,
-        || entered_from(note.source),
+        || details::entered_from(note.source),
         fx,
     );
     if let Some(incident_id) = &note.incident_id {

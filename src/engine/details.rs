@@ -11,7 +11,7 @@ use super::io::{Effects, Output};
 use super::key::Key;
 use super::row::{DetailCounts, DetailRow, Row};
 use super::task::Task;
-use crate::event::{Action, Activity, Attempt, DetailKind, Entity, IncidentDetail, Millis};
+use crate::event::{Action, Activity, Attempt, DetailKind, Entity, IncidentDetail, Millis, Source};
 use crate::topology::Stage;
 use crate::window::{Hashed, Trace, Trial};
 
@@ -29,7 +29,7 @@ pub(super) const BEFORE_MS: Millis = 60_000;
 const AGENT_CHARS_MAX: usize = 200;
 
 /// Of a target: the source that entered it first.
-pub(super) const ENTERED_FROM: &str = "entered_from";
+const ENTERED_FROM: &str = "entered_from";
 
 /// What an attempt was to whom the line is about.
 #[derive(Debug, Clone, Copy, Default)]
@@ -38,7 +38,8 @@ pub(super) struct Part {
     pub(super) trial: Option<Trial>,
     /// A stranger got in.
     pub(super) is_entry: bool,
-    pub(super) fallen: bool,
+    /// An account was entered, and from where.
+    pub(super) fallen: Option<Source>,
     pub(super) blocked: u64,
 }
 
@@ -59,7 +60,21 @@ impl Part {
 
     /// Whether somebody is part of an incident by it.
     const fn opens(self) -> bool {
-        self.trial.is_some() || self.fallen || self.blocked > 0
+        self.trial.is_some() || self.fallen.is_some() || self.blocked > 0
+    }
+
+    /// What it leaves behind where there is no line yet.
+    fn trace(self) -> Option<Trial> {
+        self.trial.or_else(|| self.fallen.map(|from| Trial::Fell { from, entered: self.is_entry }))
+    }
+
+    fn of_trace(trial: Trial) -> Part {
+        match trial {
+            Trial::Failed { .. } | Trial::Repeated | Trial::Stopped(_) => {
+                Part { trial: Some(trial), ..Part::default() }
+            }
+            Trial::Fell { from, entered } => Part { is_entry: entered, fallen: Some(from), ..Part::default() },
+        }
     }
 }
 
@@ -76,10 +91,10 @@ impl DetailCounts {
                 self.attempts += u64::from(count);
                 self.stopped += u64::from(count);
             }
-            None => self.attempts += u64::from(part.is_entry),
+            Some(Trial::Fell { .. }) | None => self.attempts += u64::from(part.is_entry),
         }
         self.successes += u64::from(part.is_entry);
-        self.fallen += u64::from(part.fallen);
+        self.fallen += u64::from(part.fallen.is_some());
         self.blocked += part.blocked;
     }
 
@@ -136,7 +151,7 @@ pub(super) fn note(
     }
     let now = task.now();
     let Some((key, incident_id)) = line_of(task, env, about) else {
-        if let Some(trial) = part.trial {
+        if let Some(trial) = part.trace() {
             let value = about.value.to_string().into();
             task.traces.note(Trace { at: now, tenant: about.tenant.into(), who: about.who, value, trial });
         }
@@ -283,8 +298,12 @@ pub(super) fn look_back(task: &mut Task, env: &Env, tenant: &str, incident_id: &
         let (_, row) = lines.entry(trace.value.clone()).or_insert_with(|| {
             (trace.who, Box::new(DetailRow::new(incident_id.into(), kind, trace.value.clone(), trace.at)))
         });
-        row.counts.add(Part { trial: Some(trace.trial), ..Part::default() });
+        let part = Part::of_trace(trace.trial);
+        row.counts.add(part);
         row.last_at = trace.at;
+        if let Some(from) = part.fallen.filter(|_| row.about.is_empty()) {
+            row.about = entered_from(from);
+        }
     }
     for (_, (who, mut row)) in lines {
         let key = Key::detail(tenant, env.incident(incident_id), who);
@@ -293,6 +312,11 @@ pub(super) fn look_back(task: &mut Task, env: &Env, tenant: &str, incident_id: &
         tell(&mut row, now, fx);
         task.view.put(key, Row::Detail(row), now.saturating_add(KEPT_MS));
     }
+}
+
+/// From where an account was entered first.
+pub(super) fn entered_from(source: Source) -> Vec<(Box<str>, Box<str>)> {
+    vec![(ENTERED_FROM.into(), source.to_string().into())]
 }
 
 /// What a source came with.

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::Hashed;
-use crate::event::Millis;
+use crate::event::{Millis, Source};
 
 /// For how long it is kept, by arrival.
 pub const TRACES_KEPT_MS: Millis = 15 * 60_000;
@@ -24,7 +24,7 @@ pub trait Arrived: Clone {
     fn tenant(&self) -> &str;
 }
 
-/// What a bad attempt was.
+/// What a bad attempt was, or one that got in and was found to be bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Trial {
     /// It failed; whether on a name that belongs to nobody.
@@ -33,6 +33,8 @@ pub enum Trial {
     Repeated,
     /// So many were stopped before the password was checked.
     Stopped(u32),
+    /// It got in, and was taken for an intruder's. `entered`: just now; an earlier success leaves no attempt.
+    Fell { from: Source, entered: bool },
 }
 
 /// One bad attempt.

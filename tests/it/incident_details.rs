@@ -169,3 +169,39 @@ fn hostile_names_stay_what_they_are_and_bring_no_others_down() {
     let longest = told.details.values().flat_map(|d| d.about.values()).map(|text| text.chars().count()).max();
     assert!(longest.unwrap_or_default() <= 200, "{longest:?}");
 }
+
+#[test]
+fn who_fell_before_anybody_saw_the_attack_is_told_of_it() {
+    let mut site = Site::new("default", Edge::AddressList);
+    let options = Options { history_ms: 14 * 86_400_000, ..Options::default() };
+    let mut simulation = Simulation::new(Scenario::Night, 4, options).unwrap();
+    let mut pipeline = Pipeline::new(default_env());
+    let mut told = Told::default();
+    // One of its sources is impatient: it is blocked, and gets in all the same.
+    let source = "192.0.2.77";
+    let mut event = |n: i64, account: &str, outcome, at| {
+        let failed = crate::support::core::failure(at, 1_000_000 + n, source, account);
+        let event = LoginEvent { tenant: "default".to_owned(), outcome, ..failed };
+        Core::feed(&mut pipeline, &Record::json(at, &event))
+    };
+    let mut begun = None;
+    while let Some(next) = simulation.next(&mut site) {
+        if begun.is_none() && matches!(next.truth.label, Label::Attack { .. }) {
+            begun = Some(next.at);
+            for n in 0..40 {
+                told.take(event(n, &format!("walked-{n}@example.com"), Outcome::Failure, next.at));
+            }
+            told.take(event(40, "victim@example.com", Outcome::Success, next.at));
+            let flagged = told.verdicts.iter().any(|v| v.value == "victim@example.com" && v.mode == Mode::Live);
+            assert!(flagged && told.incidents.is_empty(), "{:?}", told.verdicts);
+        }
+        told.take(Core::feed(&mut pipeline, &Record::json(next.at, &next.event)));
+        if begun.is_some_and(|begun| next.at > begun + 60_000) {
+            break;
+        }
+    }
+    let incident = told.incidents.values().next().expect("an incident");
+    let victim = &told.details[&format!("{}|TARGET|victim@example.com", incident.incident_id)];
+    assert_eq!((count(victim, "fallen"), count(victim, "successes")), (1, 1), "{victim:?}");
+    assert_eq!(victim.about["entered_from"], source);
+}
