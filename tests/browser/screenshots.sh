@@ -48,9 +48,9 @@ blocked=$(curl -s "$base/blocks" | grep -o 'value=[0-9][0-9.]*"' | head -1 | sed
     printf '{"what":"submit","selector":"form.deed button"}\n{"what":"wait","selector":".signed form"}\n'
     shot '/act?do=tighten&playbook=ip-account-fanout&aggressive=yes' act true
     printf '{"what":"fill","selector":"#reason","text":"one try per account since 02:40"}\n{"what":"submit","selector":"button.do"}\n'
-    printf '{"what":"wait","selector":"#came"}\n{"what":"goto","path":"/act?do=lift&tenant=shop&scope=IP&value=%s"}\n' "$blocked"
+    printf '{"what":"wait","selector":"#came"}\n{"what":"goto","path":"/act?do=lift&tenant=default&scope=IP&value=%s"}\n' "$blocked"
     printf '{"what":"fill","selector":"#reason","text":"our own monitoring"}\n{"what":"submit","selector":"button.do"}\n'
-    printf '{"what":"wait","selector":"#came"}\n{"what":"goto","path":"/act?do=block&tenant=shop&scope=ASN&value=AS64500"}\n'
+    printf '{"what":"wait","selector":"#came"}\n{"what":"goto","path":"/act?do=block&tenant=default&scope=ASN&value=AS64500"}\n'
     printf '{"what":"fill","selector":"#reason","text":"their whole provider"}\n{"what":"submit","selector":"button.do"}\n'
     printf '{"what":"wait","selector":"#came"}\n'
     shot /actions actions

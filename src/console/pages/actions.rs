@@ -25,8 +25,9 @@ pub(in crate::console) fn actions(look: &Look<'_>) -> Markup {
             @if !waiting.is_empty() {
                 h2 { "A second person is asked" }
                 ul { @for of in &waiting { li {
-                    a href=(page_of(of)) { (what(of)) } " by " (name(&of.actor)) ": " (sentence(&of.reason))
+                    (what(of)) " by " (name(&of.actor)) ": " (sentence(&of.reason))
                     @if let Outcome::Waits { until } = board.outcome(of, now) { ", for " (how_long(until - now)) " more" }
+                    ". " a href=(page_of(of)) { "Agree or reject" span.unseen { " " (super::Plain::name(&of.value)) } }
                 } } }
             }
         }
@@ -122,7 +123,7 @@ fn what(command: &Command) -> Markup {
     html! {
         (kind) " "
         @if is_entity {
-            (entity(&command.tenant, command.scope.as_str(), &command.value)) " at " (name(&command.tenant))
+            (command.scope.as_str()) " " (entity(&command.tenant, command.scope.as_str(), &command.value)) " at " (name(&command.tenant))
         } @else { (name(&command.value)) }
     }
 }

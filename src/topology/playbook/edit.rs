@@ -67,7 +67,8 @@ pub fn edited(text: &str, edit: &Edit) -> Result<(String, Playbook), String> {
         let bound = bound.ok_or_else(|| format!("{name}: the trigger has no lower bound of it"))?;
         let at = fields.get_mut("trigger").and_then(|trigger| trigger.get_mut(name)).and_then(Value::as_object_mut);
         let at = at.ok_or_else(|| format!("{name}: its text is laid out in another way"))?;
-        let (threshold, written) = written(*of);
+        let was_one = matches!(bound.at_least, Some(Thresholds::Same(_)));
+        let (threshold, written) = written(*of, was_one);
         bound.at_least = Some(threshold);
         at.insert("at_least".to_owned(), written);
     }
@@ -81,10 +82,10 @@ pub fn edited(text: &str, edit: &Edit) -> Result<(String, Playbook), String> {
     }
 }
 
-/// A threshold, and how it is written.
-fn written(of: [f64; 3]) -> (Thresholds, Value) {
+/// A threshold, and how it is written: in the shape that it had where that is possible, so that a comparison shows numbers.
+fn written(of: [f64; 3], was_one: bool) -> (Thresholds, Value) {
     let [calm, elevated, attack] = of;
-    if [elevated, attack].iter().all(|n| (n - calm).abs() < f64::EPSILON) {
+    if was_one && [elevated, attack].iter().all(|n| (n - calm).abs() < f64::EPSILON) {
         return (Thresholds::Same(Amount(calm)), number(calm));
     }
     let by_state: Map<String, Value> =
