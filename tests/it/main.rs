@@ -59,4 +59,5 @@ mod stages;
 mod state_tools;
 mod support;
 mod tidy;
+mod tls;
 mod topics;
