@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 
 use super::backtest::BacktestArgs;
 use super::clock::ProcessClock;
-use super::commands::{AllowArgs, BlockArgs, KillSwitchArgs, UnblockArgs, WatchArgs};
+use super::commands::{AllowArgs, BlockArgs, KillSwitchArgs, UnblockArgs, UndoArgs, WatchArgs};
 use super::console::{ConsoleArgs, ConsoleContext};
 use super::demo::DemoArgs;
 use super::edge::{EdgeArgs, EdgeContext};
@@ -82,6 +82,7 @@ pub enum Command {
     Allow(AllowArgs),
     Watch(WatchArgs),
     KillSwitch(KillSwitchArgs),
+    Undo(UndoArgs),
     /// Publish login events of a file
     Produce(ProduceArgs),
     Replay(ReplayArgs),
@@ -209,7 +210,7 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
                 stop: stop_on_signals()?,
             };
             let page = |shown| Ok(routes(telemetry::metrics()?, shown));
-            console::run(args, console::keys(args).map_err(Wrong)?, context, page, |address| {
+            console::run(args, console::admitted(args).map_err(Wrong)?, context, page, |address| {
                 tracing::info!("the console is at http://{address}");
             })
         }
@@ -268,6 +269,10 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
         Command::Allow(args) => commands::allow(args, &connection(&plain()?)?, clock.now(), &mut out),
         Command::Watch(args) => commands::watch(args, &connection(&plain()?)?, clock.now(), &mut out),
         Command::KillSwitch(args) => commands::kill_switch(args, &connection(&plain()?)?, clock.now(), &mut out),
+        Command::Undo(args) => {
+            let settings = plain()?;
+            commands::undo(args, &settings, &connection(&settings)?, || clock.now(), &mut out)
+        }
         Command::Produce(args) => {
             produce::run(args, &connection(&plain()?)?, || clock.now(), &*stop_on_signals()?, &mut out)
         }

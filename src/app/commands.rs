@@ -6,18 +6,19 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use ipnet::IpNet;
 use serde::Serialize;
 
+use super::playbook_changes::{self, Changing};
 use super::run::new_instance;
+use super::settings::Settings;
 use super::{Connection, Ending, Output};
+use crate::console::Trail;
 use crate::event::wire::{decode_output, format_millis};
-use crate::event::{Action, BlocklistEntry, Command, CommandKind, Entity, Exemption, Millis, Scope, Source};
+use crate::event::{Action, BlocklistEntry, Command, CommandKind, Entity, Millis, Scope};
 use crate::log::follow::{Followed, Follower, ReadFrom};
 use crate::log::publish::Publisher;
 use crate::log::{Error, Incoming};
-use crate::topology::exemptions::canonical;
-use crate::topology::{Ask, Request, parse_duration};
+use crate::topology::{Ask, Asked, ControlRecord, Giver, guessed_scope, parse_duration, undo as taken_back};
 
 /// One wait for a record.
 const WAIT: Duration = Duration::from_millis(100);
@@ -184,6 +185,32 @@ pub enum Switch {
     Off,
 }
 
+/// Take back what somebody asked for, here or in the console
+///
+/// A block and a watch are lifted, what was lifted shows again, an exemption and the kill switch end, an override of a
+/// playbook is removed. Only what nothing was asked for since can be taken back.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  portcullis undo 5d1c0f0a9e3b7c42 --reason 'it was the load balancer'")]
+pub struct UndoArgs {
+    /// The id that the command printed, or that the console's page of actions shows
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// Why; stands beside it for good
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// Who
+    #[arg(long, env = "USER", value_name = "NAME")]
+    pub actor: String,
+    /// Check it and show what would be asked for; publish nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Wait this long for a running instance to carry it out; 0s: do not
+    #[arg(long, value_name = "DURATION", value_parser = lasting, default_value = "10s")]
+    pub wait: Millis,
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
 fn lasting(text: &str) -> Result<Millis, String> {
     let parsed = if text == "0s" { Some(0) } else { parse_duration(text) };
     parsed
@@ -220,23 +247,6 @@ impl ActionName {
     }
 }
 
-/// What a value names when nobody says it.
-fn guessed(who: &str) -> Scope {
-    let is_asn = |text: &str| {
-        let digits = text.strip_prefix("AS").or_else(|| text.strip_prefix("as"));
-        digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
-    };
-    if who.parse::<Source>().is_ok() {
-        Scope::Ip
-    } else if who.parse::<IpNet>().is_ok() {
-        Scope::Cidr
-    } else if is_asn(who) {
-        Scope::Asn
-    } else {
-        Scope::Account
-    }
-}
-
 /// What became of a command.
 #[derive(Debug, Serialize)]
 struct Done {
@@ -266,28 +276,34 @@ impl std::fmt::Display for Done {
     }
 }
 
-/// A command of this person, at this time.
-fn command(by: &By, kind: CommandKind, (scope, value): (Scope, String), at: Millis) -> Command {
-    Command {
-        command_id: new_instance(),
-        at,
-        actor: by.actor.clone(),
-        role: ROLE.to_owned(),
-        tenant: by.tenant.clone(),
-        kind,
-        scope,
-        value,
-        action: Action::None,
-        until: None,
-        reason: by.reason.clone(),
-        incident_id: by.incident.clone(),
-        undoes: None,
-        approved_by: None,
+impl By {
+    fn giver(&self, at: Millis) -> Giver {
+        giver(&self.actor, &self.reason, at)
+    }
+
+    fn command(&self, kind: CommandKind, (scope, value): (Scope, &str), at: Millis) -> Command {
+        Command { incident_id: self.incident.clone(), ..self.giver(at).command(kind, &self.tenant, scope, value) }
+    }
+
+    fn how(&self) -> How {
+        How { dry_run: self.dry_run, output: self.output }
     }
 }
 
-fn entity(about: &About) -> (Scope, String) {
-    (about.scope.map_or_else(|| guessed(&about.who), ScopeName::scope), about.who.clone())
+/// Whoever runs this command.
+pub(super) fn giver(actor: &str, reason: &str, at: Millis) -> Giver {
+    Giver { command_id: new_instance(), at, actor: actor.to_owned(), role: ROLE.to_owned(), reason: reason.to_owned() }
+}
+
+/// Whether it is done, and how it is told.
+#[derive(Debug, Clone, Copy)]
+struct How {
+    dry_run: bool,
+    output: Output,
+}
+
+fn entity(about: &About) -> (Scope, &str) {
+    (about.scope.map_or_else(|| guessed_scope(&about.who), ScopeName::scope), &about.who)
 }
 
 /// `block`.
@@ -295,11 +311,11 @@ fn entity(about: &About) -> (Scope, String) {
 /// # Errors
 /// It makes no sense, the cluster does not take it, or nobody carries it out.
 pub fn block(args: &BlockArgs, connection: &Connection, at: Millis, out: &mut dyn Write) -> Result<Ending> {
-    let mut command = command(&args.about.by, CommandKind::Block, entity(&args.about), at);
+    let mut command = args.about.by.command(CommandKind::Block, entity(&args.about), at);
     command.action = args.action.action();
     command.until = args.lasting.map(|ms| at.saturating_add(ms));
     command.approved_by.clone_from(&args.approved_by);
-    carry_out(command, &args.about.by, args.wait, connection, out)
+    carry_out(command, args.about.by.how(), args.wait, connection, out)
 }
 
 /// `unblock`.
@@ -308,9 +324,9 @@ pub fn block(args: &BlockArgs, connection: &Connection, at: Millis, out: &mut dy
 /// As [`block`].
 pub fn unblock(args: &UnblockArgs, connection: &Connection, at: Millis, out: &mut dyn Write) -> Result<Ending> {
     let kind = if args.mistake { CommandKind::MarkFalsePositive } else { CommandKind::Lift };
-    let mut command = command(&args.about.by, kind, entity(&args.about), at);
+    let mut command = args.about.by.command(kind, entity(&args.about), at);
     command.until = args.lasting.map(|ms| at.saturating_add(ms));
-    carry_out(command, &args.about.by, args.wait, connection, out)
+    carry_out(command, args.about.by.how(), args.wait, connection, out)
 }
 
 /// `watch`.
@@ -318,9 +334,9 @@ pub fn unblock(args: &UnblockArgs, connection: &Connection, at: Millis, out: &mu
 /// # Errors
 /// As [`block`].
 pub fn watch(args: &WatchArgs, connection: &Connection, at: Millis, out: &mut dyn Write) -> Result<Ending> {
-    let mut command = command(&args.about.by, CommandKind::Watch, entity(&args.about), at);
+    let mut command = args.about.by.command(CommandKind::Watch, entity(&args.about), at);
     command.until = args.lasting.map(|ms| at.saturating_add(ms));
-    carry_out(command, &args.about.by, 0, connection, out)
+    carry_out(command, args.about.by.how(), 0, connection, out)
 }
 
 /// `allow`.
@@ -328,11 +344,9 @@ pub fn watch(args: &WatchArgs, connection: &Connection, at: Millis, out: &mut dy
 /// # Errors
 /// As [`block`].
 pub fn allow(args: &AllowArgs, connection: &Connection, at: Millis, out: &mut dyn Write) -> Result<Ending> {
-    let (scope, value) = entity(&args.about);
-    let canonical = canonical(scope, &value).map_err(Error::Setup)?;
-    let mut command = command(&args.about.by, CommandKind::Allow, canonical, at);
+    let mut command = args.about.by.command(CommandKind::Allow, entity(&args.about), at);
     command.until = if args.remove { Some(at) } else { args.lasting.map(|ms| at.saturating_add(ms)) };
-    exempt(command, &args.about.by, args.remove, connection, out)
+    carry_out(command, args.about.by.how(), 0, connection, out)
 }
 
 /// `kill-switch`.
@@ -341,114 +355,106 @@ pub fn allow(args: &AllowArgs, connection: &Connection, at: Millis, out: &mut dy
 /// As [`block`].
 pub fn kill_switch(args: &KillSwitchArgs, connection: &Connection, at: Millis, out: &mut dyn Write) -> Result<Ending> {
     let is_off = args.state == Switch::Off;
-    let tenant = (Scope::Tenant, args.by.tenant.clone());
-    let mut command = command(&args.by, CommandKind::KillSwitch, tenant, at);
+    let mut command = args.by.command(CommandKind::KillSwitch, (Scope::Tenant, &args.by.tenant), at);
     command.until = if is_off { Some(at) } else { args.lasting.map(|ms| at.saturating_add(ms)) };
-    exempt(command, &args.by, is_off, connection, out)
+    carry_out(command, args.by.how(), 0, connection, out)
 }
 
-/// What stages and edges obey at once is an exemption; the command is its record.
-fn exempt(command: Command, by: &By, ends: bool, connection: &Connection, out: &mut dyn Write) -> Result<Ending> {
-    let request = Request::of(&command, command.at).map_err(Error::Setup)?;
-    let key = request.entity.key();
-    let exemption = Exemption {
-        tenant: command.tenant.clone(),
-        scope: command.scope,
-        value: command.value.clone(),
-        since: command.at,
-        until: command.until,
-        reason: command.reason.clone(),
-        actor: Some(command.actor.clone()),
-        generation: command.at,
-    };
-    let record = (!ends).then(|| serde_json::to_vec(&exemption)).transpose()?;
-    if !by.dry_run {
-        let publisher = Publisher::new(&connection.client)?;
-        send(&publisher, connection, "exemptions", &key, record.as_deref(), command.at)?;
-        send(
-            &publisher,
-            connection,
-            "commands",
-            &command.command_id,
-            Some(&serde_json::to_vec(&command)?),
-            command.at,
-        )?;
+/// `undo`.
+///
+/// # Errors
+/// There is no such command, it cannot be taken back, or as [`block`].
+pub fn undo(
+    args: &UndoArgs,
+    settings: &Settings,
+    connection: &Connection,
+    now: impl Fn() -> Millis,
+    out: &mut dyn Write,
+) -> Result<Ending> {
+    let mut trail = Trail::default();
+    let mut follower = Follower::new(&connection.client, &[connection.topics.public("commands")], ReadFrom::Start)?;
+    follower.to_end::<Error>(|record| {
+        // What does not read was no command of anybody's.
+        let _read = trail.take(record.value.as_deref());
+        Ok(())
+    })?;
+    let done = trail.get(&args.id).ok_or_else(|| {
+        Error::Setup(format!(
+            "{}: no command of this id on the topic; the console's page of actions has the ids",
+            args.id
+        ))
+    })?;
+    if let Some(newer) = trail.newer(done) {
+        return Err(Error::Setup(format!(
+            "{}: what it is about was changed since, by {} of {:?} ({}); undo that, or say what you want instead",
+            args.id, newer.kind, newer.actor, newer.command_id
+        ))
+        .into());
     }
-    let done = Done { published: !by.dry_run, command, entry: None, note: None };
-    by.output.write(out, &done, &done.to_string())?;
+    let at = now();
+    let command = taken_back(done, giver(&args.actor, &args.reason, at))
+        .map_err(|why| Error::Setup(format!("{}: {why}", args.id)))?;
+    let how = How { dry_run: args.dry_run, output: args.output };
+    if command.kind != CommandKind::Playbook {
+        return carry_out(command, how, args.wait, connection, out);
+    }
+    let changing = Changing { settings, connection, now: &now };
+    let command = playbook_changes::end_override(&changing, command, args.dry_run)?;
+    let done = Done { published: !args.dry_run, command, entry: None, note: None };
+    args.output.write(out, &done, &done.to_string())?;
     Ok(Ending::Well)
 }
 
-/// Publishes a command that its owner carries out, and waits until the blocklist shows it.
+/// Publishes what is asked for, and waits until the blocklist shows it where somebody carries it out.
 fn carry_out(
-    mut command: Command,
-    by: &By,
+    command: Command,
+    how: How,
     wait_ms: Millis,
     connection: &Connection,
     out: &mut dyn Write,
 ) -> Result<Ending> {
-    let request = Request::of(&command, command.at).map_err(Error::Setup)?;
-    (command.scope, command.value) = (request.entity.scope, request.entity.value.to_string());
-    command.until = request.until;
-    let mut done = Done { published: false, command, entry: None, note: None };
-    if by.dry_run {
-        by.output.write(out, &done, &done.to_string())?;
+    let asked = Asked::new(command).map_err(Error::Setup)?;
+    let mut done = Done { published: false, command: asked.command.clone(), entry: None, note: None };
+    if how.dry_run {
+        how.output.write(out, &done, &done.to_string())?;
         return Ok(Ending::Well);
     }
-    let mut list =
-        if wait_ms > 0 && request.ask != Ask::Watch { Some(Listed::read(connection, &request.entity)?) } else { None };
-    let publisher = Publisher::new(&connection.client)?;
-    let value = serde_json::to_vec(&done.command)?;
-    send(&publisher, connection, "commands", &done.command.command_id, Some(&value), done.command.at)?;
+    let is_seen = matches!(asked.request.ask, Ask::Block(_) | Ask::Lift);
+    let list = if wait_ms > 0 && is_seen { Some(Listed::read(connection, &asked.request.entity)?) } else { None };
+    publish(connection, &asked.records, done.command.at)?;
     done.published = true;
-    if let Some(list) = &mut list {
-        match request.ask {
-            // What is not on the list cannot be seen to leave it.
-            Ask::Lift if list.entry.is_none() => done.note = Some("nothing restricted it".to_owned()),
-            Ask::Block(_) | Ask::Lift | Ask::Watch | Ask::Recorded => {
-                if !list.wait(wait_ms, |entry| shows(&request, entry))? {
-                    let topic = connection.topics.public("commands");
-                    return Err(Error::Kafka(format!(
-                        "{topic} has it ({}), but nobody carried it out in time: does `portcullis run` run, and is its \
-                         /status free of lag?",
-                        done.command.command_id
-                    ))
-                    .into());
-                }
-                done.entry.clone_from(&list.entry);
-            }
+    if let Some(mut list) = list {
+        // What is not on the list cannot be seen to leave it.
+        if asked.request.ask == Ask::Lift && list.entry.is_none() {
+            done.note = Some("nothing restricted it".to_owned());
+        } else if !list.wait(wait_ms, |entry| asked.is_shown_by(entry))? {
+            let topic = connection.topics.public("commands");
+            return Err(Error::Kafka(format!(
+                "{topic} has it ({}), but nobody carried it out in time: does `portcullis run` run, and is its /status free \
+                 of lag?",
+                done.command.command_id
+            ))
+            .into());
         }
+        done.entry.clone_from(&list.entry);
     }
-    by.output.write(out, &done, &done.to_string())?;
+    how.output.write(out, &done, &done.to_string())?;
     Ok(Ending::Well)
 }
 
-/// Whether the blocklist shows what was asked for. A block may stand behind a stronger one.
-fn shows(request: &Request, entry: Option<&BlocklistEntry>) -> bool {
-    match request.ask {
-        Ask::Block(action) => entry.is_some_and(|entry| {
-            entry.actor.as_deref() == Some(&*request.actor) || entry.action.strength() > action.strength()
-        }),
-        Ask::Lift => entry.is_none(),
-        Ask::Watch | Ask::Recorded => true,
+/// Writes records of control topics, in their order: one is confirmed before the next is sent.
+pub(super) fn publish(connection: &Connection, records: &[ControlRecord], at: Millis) -> Result<()> {
+    let publisher = Publisher::new(&connection.client)?;
+    for (written, ControlRecord { topic, key, value }) in records.iter().enumerate() {
+        let topic = connection.topics.public(topic);
+        publisher.check(&topic)?;
+        publisher.send_control(&topic, key.as_bytes(), value.as_deref(), &[], at)?;
+        if let Some(why) = publisher.flush(DELIVERY_MAX)?.first_failure {
+            let changed = if written == 0 { "nothing changed" } else { "it is done, and not written down" };
+            return Err(Error::Kafka(format!("{topic} did not take it: {why}; {changed}")).into());
+        }
     }
-}
-
-fn send(
-    publisher: &Publisher,
-    connection: &Connection,
-    topic: &str,
-    key: &str,
-    value: Option<&[u8]>,
-    at: Millis,
-) -> Result<()> {
-    let topic = connection.topics.public(topic);
-    publisher.check(&topic)?;
-    publisher.send_control(&topic, key.as_bytes(), value, &[], at)?;
-    match publisher.flush(DELIVERY_MAX)?.first_failure {
-        None => Ok(()),
-        Some(why) => Err(Error::Kafka(format!("{topic} did not take it: {why}; nothing changed")).into()),
-    }
+    Ok(())
 }
 
 /// What the blocklist says of one entity.
@@ -504,18 +510,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_value_names_shows() {
-        for (who, scope) in [
-            ("203.0.113.9", Scope::Ip),
-            ("2001:db8::1", Scope::Ip),
-            ("198.51.100.0/24", Scope::Cidr),
-            ("AS64500", Scope::Asn),
-            ("as", Scope::Account),
-            ("ada@example.com", Scope::Account),
-            ("203.0.113", Scope::Account),
-        ] {
-            assert_eq!(guessed(who), scope, "{who}");
-        }
+    fn a_duration_is_at_most_a_year() {
         assert_eq!(lasting("0s"), Ok(0));
         assert_eq!(lasting("30m"), Ok(1_800_000));
         assert!(lasting("400d").is_err() && lasting("soon").is_err());

@@ -17,16 +17,21 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use axum::Router;
 use clap::Args;
 
+use super::hands::KafkaHands;
 use super::playbook_changes::{OnTopic, Origin, Standing};
 use super::serving::Serving;
 use super::settings::Settings;
 use super::{Connection, Ending};
-use crate::console::{Board, Console, ConsoleOptions, Disk, PlaybookLine, Shown, TOPICS, console_routes};
+use crate::console::{
+    Board, Console, ConsoleOptions, Disk, Operating, Operators, PlaybookLine, Sessions, Shown, TOPICS, ThresholdLine,
+    console_routes,
+};
 use crate::edge::server::{Keys, Rate};
 use crate::event::Millis;
 use crate::log::follow::{Followed, Follower, ReadFrom};
 use crate::log::{Clock, Incoming};
 use crate::topology::exemptions::Exemptions;
+use crate::topology::{Measure, Playbook, aggressive, thresholds};
 
 /// Longest wait for a record; a stop is seen after it.
 const WAIT_MAX: Duration = Duration::from_millis(50);
@@ -37,6 +42,8 @@ const TICK_EVERY: Duration = Duration::from_secs(1);
 const ASK_EVERY: Duration = Duration::from_secs(3);
 /// How often it is looked which overrides have ended.
 const PLAYBOOKS_EVERY: Duration = Duration::from_secs(5);
+/// Shortest secret of sessions, in characters.
+const SESSION_KEY_BYTES_MIN: usize = 32;
 /// Threads that answer; pages are written on others.
 const THREADS: usize = 2;
 const PLAYBOOKS: &str = "playbooks";
@@ -45,13 +52,23 @@ const EXAMPLES: &str = "Examples:
   portcullis console                                              http://127.0.0.1:8480, for this machine alone
   ssh -L 8480:localhost:8480 server                               and the same from elsewhere
   portcullis console --listen 0.0.0.0:8480 --keys /etc/portcullis/console-keys
+  portcullis console --operators /etc/portcullis/operators.yaml       and whoever signs in as an operator may act
 
-The file of keys has one a line, as `name: key`; a browser asks for one as the password, with any user name. This speaks
-plain HTTP: put a proxy with TLS in front of it where others share the network.";
+The file of keys has one a line, as `name: key`; a browser asks for one as the password, with any user name. The file of
+operators names people, each a viewer or an operator, with the hash of a token or by the word of a proxy:
 
-/// Show people what goes on: overview, incidents and their reports, blocks, playbooks, edges; live, read-only
+  people:
+    - { name: ada, role: operator, token_sha256: 5feceb66ffc86f38d952786c6d696c79c2dbc239dd4e91b46729d73a27fb57e9 }
+    - { name: grace, role: operator }                          # comes by the proxy alone
+  proxy: { header: X-Forwarded-User, from: [10.1.2.3] }        # left out: no header is believed
+  origin: https://portcullis.example.com                       # where people reach it, when a proxy stands before it
+
+A token is made by `openssl rand -hex 32`, its hash by `printf %s TOKEN | sha256sum`. This speaks plain HTTP: put a proxy
+with TLS in front of it where others share the network.";
+
+/// Show people what goes on: overview, incidents and their reports, blocks, playbooks, edges; and let operators act
 ///
-/// Reads the topics from their start into a store of its own, and follows them.
+/// Reads the topics from their start into a store of its own, and follows them. Without --operators it is read-only.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ConsoleArgs {
@@ -61,6 +78,12 @@ pub struct ConsoleArgs {
     /// File of the keys with which one may look, one a line: `name: key`; without it only this machine may
     #[arg(long, value_name = "FILE")]
     pub keys: Option<PathBuf>,
+    /// File of the people who may sign in, and of who of them may act; without it nobody may
+    #[arg(long, value_name = "FILE")]
+    pub operators: Option<PathBuf>,
+    /// File of a secret that several consoles share, so that each knows the others' sessions [default: one of chance]
+    #[arg(long, value_name = "FILE", requires = "operators")]
+    pub session_key: Option<PathBuf>,
     /// Folder for the console's own store, emptied at start [default: one that goes at the end]
     #[arg(long, value_name = "DIR")]
     pub store: Option<PathBuf>,
@@ -83,26 +106,55 @@ impl std::fmt::Debug for ConsoleContext<'_> {
     }
 }
 
-/// Reads the file of keys; none is needed where only this machine gets in.
+/// Who may look and who may act.
+#[derive(Debug)]
+pub struct Admitted {
+    pub keys: Option<Keys>,
+    /// Whether only this machine reaches the address.
+    pub is_local: bool,
+    pub operators: Option<(Operators, Sessions)>,
+}
+
+/// Reads the files of keys and operators; none is needed where only this machine gets in.
 ///
 /// # Errors
-/// The file does not read, or the address is not this machine's alone and there is no file.
-pub fn keys(args: &ConsoleArgs) -> Result<Option<Keys>> {
-    let Some(path) = &args.keys else {
-        let mut addresses =
-            args.listen.to_socket_addrs().with_context(|| format!("--listen {}: no address", args.listen))?;
-        if addresses.any(|address| !address.ip().is_loopback()) {
-            bail!(
-                "--listen {}: others reach this address, so the console needs --keys FILE; make a key with `openssl rand -hex 32`",
-                args.listen
-            );
-        }
-        return Ok(None);
+/// A file does not read, or the address is not this machine's alone and there is no file.
+pub fn admitted(args: &ConsoleArgs) -> Result<Admitted> {
+    let mut addresses =
+        args.listen.to_socket_addrs().with_context(|| format!("--listen {}: no address", args.listen))?;
+    let is_local = addresses.all(|address| address.ip().is_loopback());
+    if !is_local && args.keys.is_none() && args.operators.is_none() {
+        bail!(
+            "--listen {}: others reach this address, so the console needs --keys FILE (make a key with `openssl rand -hex 32`) \
+             or --operators FILE",
+            args.listen
+        );
+    }
+    let read = |path: &Path, what: &str| {
+        std::fs::read_to_string(path).with_context(|| format!("the file of {what} {}", path.display()))
     };
-    let text = std::fs::read_to_string(path).with_context(|| format!("the file of keys {}", path.display()))?;
-    // Pages are not counted by account, so the rate is of no use here.
-    let keys = Keys::parse(&text, Rate { per_second: 1 }).map_err(|what| anyhow!("{}: {what}", path.display()))?;
-    Ok(Some(keys))
+    let keys = args.keys.as_deref().map(|path| {
+        // Pages are not counted by account, so the rate is of no use here.
+        let keys = Keys::parse(&read(path, "keys")?, Rate { per_second: 1 });
+        keys.map_err(|what| anyhow!("{}: {what}", path.display()))
+    });
+    let operators = args.operators.as_deref().map(|path| {
+        let operators =
+            Operators::parse(&read(path, "operators")?).map_err(|what| anyhow!("{}: {what}", path.display()))?;
+        let secret =
+            args.session_key.as_deref().map(|path| session_key(path, &read(path, "the session key")?)).transpose()?;
+        let sessions = Sessions::new(secret.as_deref().map(str::as_bytes)).map_err(|what| anyhow!(what))?;
+        Ok::<_, anyhow::Error>((operators, sessions))
+    });
+    Ok(Admitted { keys: keys.transpose()?, is_local, operators: operators.transpose()? })
+}
+
+fn session_key(path: &Path, text: &str) -> Result<String> {
+    let secret = text.trim();
+    if secret.len() < SESSION_KEY_BYTES_MIN {
+        bail!("{}: {SESSION_KEY_BYTES_MIN} characters or more; make one with `openssl rand -hex 32`", path.display());
+    }
+    Ok(secret.to_owned())
 }
 
 /// Answers until it is stopped. `page` makes the routes that every process shows; `listening` is told the address.
@@ -112,7 +164,7 @@ pub fn keys(args: &ConsoleArgs) -> Result<Option<Keys>> {
 /// beyond repair.
 pub fn run(
     args: &ConsoleArgs,
-    keys: Option<Keys>,
+    admitted: Admitted,
     context: ConsoleContext<'_>,
     page: impl FnOnce(Arc<dyn Shown>) -> Result<Router>,
     listening: impl FnOnce(SocketAddr),
@@ -120,7 +172,12 @@ pub fn run(
     let ConsoleContext { connection, settings, exemptions, clock, stop } = context;
     let folder = StoreFolder::new(args.store.as_deref())?;
     let disk = Disk::make(folder.path())?;
-    let options = ConsoleOptions { keys, clock: Arc::clone(&clock) };
+    let Admitted { keys, is_local, operators } = admitted;
+    let operating = operators.map(|(operators, sessions)| {
+        let hands = Arc::new(KafkaHands::new(connection.clone(), settings.clone(), Arc::clone(&clock)));
+        Operating { operators, sessions, hands }
+    });
+    let options = ConsoleOptions { keys, is_local, operating, clock: Arc::clone(&clock) };
     let console = Arc::new(Console::new(Board::new(exemptions), disk, options));
     let probes = page(Arc::clone(&console) as Arc<dyn Shown>)?;
     // Before anybody can ask: from here on it is still reading, and not stale.
@@ -249,7 +306,19 @@ fn playbook_line(standing: Standing) -> PlaybookLine {
         description: standing.playbook.describe(),
         text: standing.playbook.read_aloud(),
         below: standing.below,
+        thresholds: threshold_lines(&standing.playbook),
     }
+}
+
+fn threshold_lines(playbook: &Playbook) -> Vec<ThresholdLine> {
+    let tight = aggressive(playbook);
+    let line = |(measure, now): (Measure, [f64; 3])| ThresholdLine {
+        measure: measure.as_str().to_owned(),
+        words: measure.words().to_owned(),
+        now: now.map(|n| n.to_string()),
+        aggressive: tight.get(&measure).copied().unwrap_or(now).map(|n| n.to_string()),
+    };
+    thresholds(playbook).into_iter().map(line).collect()
 }
 
 /// Where the store lies: a folder that somebody named, or one that goes at the end.

@@ -76,6 +76,9 @@ pub struct DemoArgs {
     /// Show the console here while it runs and after it, until Ctrl-C
     #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, default_missing_value = "127.0.0.1:8480")]
     pub console: Option<String>,
+    /// File of the people who may act in it, as of `portcullis console`
+    #[arg(long, value_name = "FILE", requires = "console")]
+    pub operators: Option<PathBuf>,
     #[arg(long, value_enum, default_value_t)]
     pub output: super::Output,
 }
@@ -110,7 +113,9 @@ pub fn run(args: &DemoArgs, settings: Settings, stop: Arc<AtomicBool>, out: &mut
     let watched = Arc::new(Watched::default());
     let has_console = args.console.is_some();
     let sink = start_sink(&connection, &settings, &clock, &stop, &watched, (blocked.clone(), has_console))?;
-    let console = args.console.as_deref().map(|listen| start_console(listen, &connection, &settings, &clock, &stop));
+    let shown = |listen| (listen, args.operators.as_deref());
+    let console =
+        args.console.as_deref().map(|listen| start_console(shown(listen), &connection, &settings, &clock, &stop));
     let console = console.transpose()?;
     wait_until_ready(&job.progress, &stop);
 
@@ -209,14 +214,16 @@ fn start_sink(
 
 /// Ends by itself only with the demo.
 fn start_console(
-    listen: &str,
+    (listen, operators): (&str, Option<&Path>),
     connection: &Connection,
     settings: &Settings,
     clock: &ProcessClock,
     stop: &Arc<AtomicBool>,
 ) -> Result<JoinHandle<Result<()>>> {
-    let args = ConsoleArgs { listen: listen.to_owned(), keys: None, store: None };
-    let keys = console::keys(&args)?;
+    let listen = listen.to_owned();
+    let operators = operators.map(Path::to_path_buf);
+    let args = ConsoleArgs { listen, keys: None, operators, session_key: None, store: None };
+    let admitted = console::admitted(&args)?;
     let exemptions = topology::exemptions(settings)?;
     let (connection, settings, clock, stop) = (connection.clone(), settings.clone(), clock.clone(), Arc::clone(stop));
     Ok(thread::Builder::new().name("console".to_owned()).spawn(move || {
@@ -230,7 +237,7 @@ fn start_console(
         let page = |shown| Ok(routes(telemetry::metrics()?, shown));
         let told = |address| tracing::info!("the console is at http://{address}");
         // Without it there is nothing to see, so the demo ends with it.
-        let ended = console::run(&args, keys, context, page, told);
+        let ended = console::run(&args, admitted, context, page, told);
         stop.store(true, Ordering::Relaxed);
         ended.map(|_| ())
     })?)

@@ -10,6 +10,7 @@ pub mod console;
 pub mod demo;
 pub mod edge;
 pub mod explain;
+mod hands;
 pub mod incident;
 pub mod ingest;
 mod input;

@@ -13,15 +13,15 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::settings::Settings;
-use super::{Connection, Ending, Output, topology};
-use crate::event::Millis;
+use super::{Connection, Ending, Output, commands, topology};
 use crate::event::wire::format_millis;
+use crate::event::{Command, CommandKind, Millis, Scope};
 use crate::log::follow::{Follower, ReadFrom};
 use crate::log::publish::Publisher;
 use crate::log::{Error, Incoming};
 use crate::topology::{
-    Effective, HeldChange, OVERRIDE, OVERRIDE_MS_MAX, PLAYBOOK_BYTES_MAX, Plan, Playbook, PlaybookChange, PlaybookMode,
-    PlaybookSet, format_duration, parse_duration, read_change,
+    Asked, Edit, Effective, HeldChange, OVERRIDE, OVERRIDE_MS_MAX, PLAYBOOK_BYTES_MAX, Plan, Playbook, PlaybookChange,
+    PlaybookMode, PlaybookSet, edited, format_duration, parse_duration, read_change,
 };
 
 /// The topic, without its prefix.
@@ -30,6 +30,8 @@ const TOPIC: &str = "playbooks";
 const DELIVERY_MAX: Duration = Duration::from_secs(30);
 /// Longest value of a field that is shown to people.
 const SHOWN_CHARS_MAX: usize = 160;
+/// Longest record of which fields change.
+const DETAIL_BYTES_MAX: usize = 900;
 /// Most records that are not taken that are told.
 const REJECTED_MAX: usize = 20;
 
@@ -320,47 +322,182 @@ pub fn set(
             refused(format!("--mode: its text is laid out in another way; write `mode: {}` in the file", mode.as_str()))
         })?;
     }
-    let key = if args.lasting.is_some() { format!("{}{OVERRIDE}", playbook.id) } else { playbook.id.clone() };
     let next = on_topic.next_version(&playbook.id);
     if args.raise && playbook.version < next && !on_topic.holds(&playbook) {
         let wanted = Playbook { version: next, ..playbook };
         text = with_line(&text, "version", &next.to_string());
-        playbook = parse(&text).ok().filter(|edited| *edited == wanted).ok_or_else(|| {
+        parse(&text).ok().filter(|edited| *edited == wanted).ok_or_else(|| {
             refused(format!("--raise: its text is laid out in another way; write `version: {next}` in the file"))
         })?;
     }
     let at = now();
-    let expires_at = args.lasting.map(|ms| at.saturating_add(ms));
-    let headers = headers(&args.actor, &args.reason, Some(playbook.version), expires_at);
-    let header = |name: &str| headers.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_bytes());
-    let (_, change) = read_change(Some(key.as_bytes()), Some(text.as_bytes()), header, at).map_err(refused)?;
-    let before = on_topic.set.effective(at);
-    // An override is compared with what it lies over, and anything else with what it takes the place of.
-    let old = on_topic.text_of(&playbook.id).map(str::to_owned);
-    let applied = on_topic.set.apply(&key, on_topic.end, change.as_ref()).map_err(|what| {
+    let by = (args.actor.as_str(), args.reason.as_str());
+    let (proposed, mut changed) = propose(&mut on_topic, &text, by, args.lasting, at).map_err(|what| {
         let raise = if what.starts_with("version:") { ", or add --raise" } else { "" };
         refused(format!("{what}{raise}"))
     })?;
-    let differences = differences(old.as_deref(), Some(&text));
-    let notes = notes(&before, &on_topic.set.effective(at), &playbook, args.lasting.is_some(), &on_topic, at);
-    let mut changed = Changed {
+    if proposed.is_changed && !args.dry_run {
+        let changing = Changing { settings, connection, now: &now };
+        changed.offset = Some(changing.publish(&proposed)?);
+        changed.published = true;
+        changing.record(record_of(&args.actor, &args.reason, &proposed, &changed.differences))?;
+    } else if !proposed.is_changed {
+        changed.notes.push("the same stands there already; nothing to publish".to_owned());
+    }
+    args.output.write(out, &changed, &changed.describe(args.dry_run))?;
+    Ok(Ending::Well)
+}
+
+/// A change that every task will take, as far as the topic was read.
+struct Proposed {
+    key: String,
+    /// The text, and how the change reads; `None` removes.
+    change: Option<(String, PlaybookChange)>,
+    headers: Vec<(&'static str, String)>,
+    at: Millis,
+    /// The same does not stand there already.
+    is_changed: bool,
+}
+
+/// Checks a text over what stands on the topic, which then holds it.
+///
+/// # Errors
+/// Why it will not be taken.
+fn propose(
+    on_topic: &mut OnTopic,
+    text: &str,
+    (actor, reason): (&str, &str),
+    lasting: Option<Millis>,
+    at: Millis,
+) -> Result<(Proposed, Changed), String> {
+    let playbook = Playbook::parse(text)?;
+    let key = if lasting.is_some() { format!("{}{OVERRIDE}", playbook.id) } else { playbook.id.clone() };
+    let expires_at = lasting.map(|ms| at.saturating_add(ms));
+    let headers = headers(actor, reason, Some(playbook.version), expires_at);
+    let header = |name: &str| headers.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_bytes());
+    let (_, change) = read_change(Some(key.as_bytes()), Some(text.as_bytes()), header, at)?;
+    let before = on_topic.set.effective(at);
+    // An override is compared with what it lies over, and anything else with what it takes the place of.
+    let old = on_topic.text_of(&playbook.id).map(str::to_owned);
+    let applied = on_topic.set.apply(&key, on_topic.end, change.as_ref())?;
+    let changed = Changed {
         key: key.clone(),
         version: Some(playbook.version),
         published: false,
         offset: None,
         expires_at,
-        differences,
-        notes,
+        differences: differences(old.as_deref(), Some(text)),
+        notes: notes(&before, &on_topic.set.effective(at), &playbook, lasting.is_some(), on_topic, at),
     };
-    if applied.is_changed && !args.dry_run {
-        publish(connection, &key, Some(&text), &headers, at)?;
-        changed.published = true;
-        changed.offset = Some(confirm(settings, connection, &key, change.as_ref())?);
-    } else if !applied.is_changed {
-        changed.notes.push("the same stands there already; nothing to publish".to_owned());
+    let change = change.map(|change| (text.to_owned(), change));
+    Ok((Proposed { key, change, headers, at, is_changed: applied.is_changed }, changed))
+}
+
+/// Where changes of playbooks go.
+pub(super) struct Changing<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) connection: &'a Connection,
+    pub(super) now: &'a dyn Fn() -> Millis,
+}
+
+impl Changing<'_> {
+    /// Publishes a change, and reads back whether it stands there. Gives its place.
+    fn publish(&self, proposed: &Proposed) -> Result<i64> {
+        let text = proposed.change.as_ref().map(|(text, _)| text.as_str());
+        publish(self.connection, &proposed.key, text, &proposed.headers, proposed.at)?;
+        confirm(self.settings, self.connection, &proposed.key, proposed.change.as_ref().map(|(_, change)| change))
     }
-    args.output.write(out, &changed, &changed.describe(args.dry_run))?;
-    Ok(Ending::Well)
+
+    /// Writes down who changed what: the topic of playbooks keeps only what stands.
+    fn record(&self, command: Command) -> Result<Command> {
+        let asked = Asked::new(command).map_err(Error::Setup)?;
+        commands::publish(self.connection, &asked.records, asked.command.at)
+            .context("the playbook is changed, and nobody wrote down by whom")?;
+        Ok(asked.command)
+    }
+}
+
+fn record_of(actor: &str, reason: &str, proposed: &Proposed, differences: &[Difference]) -> Command {
+    let id = proposed.key.strip_suffix(OVERRIDE).unwrap_or(&proposed.key);
+    let by = commands::giver(actor, reason, proposed.at);
+    let mut command = by.command(CommandKind::Playbook, "", Scope::Other, id);
+    command.until = proposed.change.as_ref().and_then(|(_, change)| change.expires_at);
+    command.detail = in_words(differences);
+    command
+}
+
+/// Lays an override over a playbook as it stands, until the end that the command says; gives the command as it is written
+/// down.
+///
+/// # Errors
+/// There is no such playbook, the change will not be taken, or the cluster does not take it.
+pub(super) fn lay_override(changing: &Changing<'_>, mut command: Command, edit: Edit) -> Result<Command> {
+    let refused = |what: String| Error::Setup(what);
+    let mut on_topic = OnTopic::read(changing.settings, changing.connection)?;
+    let id = command.value.clone();
+    let at = (changing.now)();
+    let standing = on_topic.standing(at).into_iter().find(|of| of.playbook.id == id);
+    let standing = standing.ok_or_else(|| refused(format!("there is no playbook {id:?} in effect")))?;
+    let edit = Edit { version: on_topic.next_version(&id), ..edit };
+    let (text, _) = edited(&standing.text, &edit).map_err(refused)?;
+    let lasting = command.until.map(|until| until.saturating_sub(at)).filter(|ms| *ms > 0);
+    let lasting = lasting.ok_or_else(|| refused("an override says when it ends".to_owned()))?;
+    let by = (command.actor.as_str(), command.reason.as_str());
+    let (proposed, mut changed) = propose(&mut on_topic, &text, by, Some(lasting), at).map_err(refused)?;
+    // Against what stands there now, which may be an override itself.
+    changed.differences = differences(Some(&standing.text), Some(&text));
+    changing.publish(&proposed)?;
+    command.detail = in_words(&changed.differences);
+    changing.record(command)
+}
+
+/// Removes the override that a command laid, or that lies there; gives the command as it is written down.
+///
+/// # Errors
+/// There is none, or the cluster does not take it.
+pub(super) fn end_override(changing: &Changing<'_>, mut command: Command, dry_run: bool) -> Result<Command> {
+    let mut on_topic = OnTopic::read(changing.settings, changing.connection)?;
+    let key = format!("{}{OVERRIDE}", command.value);
+    if !on_topic.set.held().any(|(held, _)| held == key) {
+        return Err(Error::Setup(format!("{}: has no override on the topic", command.value)).into());
+    }
+    let at = (changing.now)();
+    on_topic.set.apply(&key, on_topic.end, None).map_err(|what| Error::Setup(format!("{}: {what}", command.value)))?;
+    command.until = Some(command.at);
+    if dry_run {
+        return Ok(command);
+    }
+    let headers = headers(&command.actor, &command.reason, None, None);
+    changing.publish(&Proposed { key, change: None, headers, at, is_changed: true })?;
+    changing.record(command)
+}
+
+/// Which fields change, for the record.
+fn in_words(differences: &[Difference]) -> String {
+    let mut text = String::new();
+    // Cases that are played are no part of what a playbook does.
+    for of in differences.iter().filter(|of| of.field != "version" && of.field != "fixtures") {
+        let separator = if text.is_empty() { "" } else { "; " };
+        let _written =
+            write!(text, "{separator}{}: {} -> {}", of.field, shown(of.old.as_deref()), shown(of.new.as_deref()));
+        if text.len() > DETAIL_BYTES_MAX {
+            let end = (0..=DETAIL_BYTES_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+            text.truncate(end);
+            text.push('…');
+            break;
+        }
+    }
+    text
+}
+
+fn shown(value: Option<&str>) -> String {
+    match value {
+        None => "-".to_owned(),
+        Some(value) if value.chars().count() > SHOWN_CHARS_MAX => {
+            format!("{}…", value.chars().take(SHOWN_CHARS_MAX).collect::<String>())
+        }
+        Some(value) => value.to_owned(),
+    }
 }
 
 /// `playbooks remove`.
@@ -403,9 +540,14 @@ pub fn remove(
         changed.notes.push(format!("the folder has no `{}`: it is gone", args.id));
     }
     if !args.dry_run {
-        publish(connection, &key, None, &headers(&args.actor, &args.reason, None, None), at)?;
+        let headers = headers(&args.actor, &args.reason, None, None);
+        let proposed = Proposed { key, change: None, headers, at, is_changed: true };
+        let changing = Changing { settings, connection, now: &now };
+        changed.offset = Some(changing.publish(&proposed)?);
         changed.published = true;
-        changed.offset = Some(confirm(settings, connection, &key, None)?);
+        let mut record = record_of(&args.actor, &args.reason, &proposed, &changed.differences);
+        record.until = Some(at);
+        changing.record(record)?;
     }
     args.output.write(out, &changed, &changed.describe(args.dry_run))?;
     Ok(Ending::Well)
@@ -505,15 +647,9 @@ impl Changed {
         if let Some(end) = self.expires_at {
             let _written = write!(text, "; ends at {}", format_millis(end));
         }
-        let shown = |value: &Option<String>| match value {
-            None => "-".to_owned(),
-            Some(value) if value.chars().count() > SHOWN_CHARS_MAX => {
-                format!("{}…", value.chars().take(SHOWN_CHARS_MAX).collect::<String>())
-            }
-            Some(value) => value.clone(),
-        };
         for of in &self.differences {
-            let _written = write!(text, "\n  {}: {} -> {}", of.field, shown(&of.old), shown(&of.new));
+            let (old, new) = (shown(of.old.as_deref()), shown(of.new.as_deref()));
+            let _written = write!(text, "\n  {}: {old} -> {new}", of.field);
         }
         for note in &self.notes {
             let _written = write!(text, "\n  note: {note}");

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! attack-status, incidents, activity, verdicts ──┐
-//! blocklist, exemptions ─────────────────────────┼─▶ Board ──▶ pages, exports, commands
+//! blocklist, exemptions, commands ───────────────┼─▶ Board ──▶ pages, exports, commands
 //! incident-details, receipts ──▶ Disk ───────────┘
 //! ```
 //!
@@ -16,6 +16,7 @@ use super::activity::Traffic;
 use super::disk::{Disk, STORE_BYTES_MAX, StoreError};
 
 use super::sinks::Sinks;
+use super::trail::Trail;
 use super::who::{Explained, Known, VERDICTS_SHOWN_MAX, Who};
 use crate::edge::Standing;
 use crate::edge::server::{Lists, STATUSES_MAX};
@@ -34,8 +35,10 @@ pub const VERDICTS_MAX: usize = 20_000;
 const RECORD_BYTES_MAX: usize = 1 << 20;
 
 /// The topics that a board is made from, by their names in the contract.
-pub const TOPICS: [&str; 8] =
-    ["attack-status", "incidents", "incident-details", "activity", "verdicts", "blocklist", "exemptions", "receipts"];
+pub const TOPICS: [&str; 9] = [
+    "attack-status", "incidents", "incident-details", "activity", "verdicts", "blocklist", "exemptions", "receipts",
+    "commands",
+];
 
 /// How a tenant stands, as far as anybody knows.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +64,18 @@ pub struct PlaybookLine {
     pub text: String,
     /// Versions that stand below it and hold when it goes.
     pub below: Vec<i32>,
+    /// What of its trigger a person may change for a while.
+    pub thresholds: Vec<ThresholdLine>,
+}
+
+/// A lower bound in CALM, ELEVATED and ATTACK: as it is, and what would be aggressive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ThresholdLine {
+    /// The measure, by its name in a playbook, and as a person says it.
+    pub measure: String,
+    pub words: String,
+    pub now: [String; 3],
+    pub aggressive: [String; 3],
 }
 
 /// What is in force of one tenant.
@@ -90,6 +105,7 @@ pub struct Board {
     verdicts_read: u64,
     traffic: Traffic,
     sinks: Sinks,
+    trail: Trail,
     playbooks: Vec<PlaybookLine>,
     /// Records of the topic `playbooks` that nobody takes.
     playbooks_rejected: Vec<String>,
@@ -113,6 +129,7 @@ impl Board {
             verdicts_read: 0,
             traffic: Traffic::default(),
             sinks: Sinks::default(),
+            trail: Trail::default(),
             playbooks: Vec::new(),
             playbooks_rejected: Vec::new(),
             in_force: BTreeMap::new(),
@@ -154,6 +171,7 @@ impl Board {
                 "activity" => self.slice(value),
                 "verdicts" => self.verdict(value),
                 "receipts" => self.receipt(disk, key, value)?,
+                "commands" => self.trail.take(value),
                 _ => None,
             }
         };
@@ -381,6 +399,12 @@ impl Board {
         &self.sinks
     }
 
+    /// What people asked for.
+    #[must_use]
+    pub const fn trail(&self) -> &Trail {
+        &self.trail
+    }
+
     #[must_use]
     pub const fn lists(&self) -> &Lists {
         &self.lists
@@ -503,7 +527,7 @@ mod tests {
         }
         // Of another incident than its key says, and a receipt of another edge.
         board.take(&disk, "incidents", b"i2", Some(incident(1, "OPEN").as_bytes()), None).unwrap();
-        assert_eq!(board.refused().values().sum::<u64>(), 6 * 4 + 1);
+        assert_eq!(board.refused().values().sum::<u64>(), 7 * 4 + 1);
         assert!(board.incidents().is_empty() && board.tenants().is_empty() && board.sinks().is_empty());
     }
 }

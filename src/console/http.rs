@@ -1,8 +1,9 @@
 //! HTTP around the board: pages, exports, and news.
 //!
-//! Only `GET` is answered and nothing is changed by it. Without keys only whoever reaches a loopback address gets in, and
-//! only by its own name: a page of somebody else's whose name suddenly points here is refused. With keys each request
-//! carries one, as a bearer's token or as the password that a browser asks for.
+//! Nothing is changed by a `GET`; what is changed by a `POST` is in [`acting`](super::acting). Without keys only whoever
+//! reaches a loopback address gets in, and only by its own name: a page of somebody else's whose name suddenly points here
+//! is refused. With keys each request carries one, as a bearer's token or as the password that a browser asks for; or its
+//! sender is signed in, or named by a proxy that is believed.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,18 +12,20 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Extension, Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use base64::Engine as _;
 use futures_util::stream::unfold;
 use maud::Markup;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
+use super::acting::{self, FORM_BYTES_MAX, Peer, to_sign_in};
 use super::export::{Export, FileKind, STYLE};
+use super::look::{Look, Viewer, peer};
 use super::pages::{self, BlocksQuery, OverviewQuery, WhoQuery, problem};
 use super::shared::{Admission, Console};
 
@@ -41,13 +44,14 @@ const HEADERS: [(HeaderName, &str); 7] = [
     (header::CONTENT_SECURITY_POLICY, POLICY),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::X_FRAME_OPTIONS, "DENY"),
-    (header::REFERRER_POLICY, "no-referrer"),
+    // With none at all, a browser would not say either which page a form was sent by.
+    (header::REFERRER_POLICY, "same-origin"),
     (header::CACHE_CONTROL, "no-store"),
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
 ];
 
-type Shared = State<Arc<Console>>;
+pub(super) type Shared = State<Arc<Console>>;
 
 /// Everything that a console answers. `probes` are the routes that every process has.
 pub fn routes(console: Arc<Console>, probes: Router) -> Router {
@@ -60,6 +64,12 @@ pub fn routes(console: Arc<Console>, probes: Router) -> Router {
         .route("/blocks", get(blocks))
         .route("/playbooks", get(playbooks))
         .route("/edges", get(edges))
+        .route("/actions", get(acting::actions))
+        .route("/actions/{id}", get(acting::action))
+        .route("/actions/{id}/answer", post(acting::answer))
+        .route("/act", get(acting::act_form).post(acting::act))
+        .route("/sign-in", get(acting::sign_in_form).post(acting::sign_in))
+        .route("/sign-out", post(acting::sign_out))
         .route("/events", get(events))
         .route("/assets/console.css", get(|| async { asset("text/css; charset=utf-8", STYLE) }))
         .route("/assets/console.js", get(|| async { asset("text/javascript; charset=utf-8", SCRIPT) }))
@@ -67,6 +77,7 @@ pub fn routes(console: Arc<Console>, probes: Router) -> Router {
         .fallback(nowhere)
         .with_state(Arc::clone(&console))
         .merge(probes)
+        .layer(DefaultBodyLimit::max(FORM_BYTES_MAX))
         .layer(from_fn_with_state(console, guard))
 }
 
@@ -75,10 +86,16 @@ fn asset(media_type: &'static str, text: &'static str) -> Response {
 }
 
 /// Lets in whoever may look, and says with every answer what a browser may do with it.
-async fn guard(State(console): Shared, request: Request, next: Next) -> Response {
-    let mut answer = match refusal(&console, request.headers(), request.uri().path()) {
+async fn guard(State(console): Shared, mut request: Request, next: Next) -> Response {
+    let peer = peer(request.extensions());
+    let viewer = Viewer::of(&console, request.headers(), peer);
+    let mut answer = match refusal(&console, &viewer, &request) {
         Some(refusal) => refusal,
-        None => next.run(request).await,
+        None => {
+            request.extensions_mut().insert(viewer);
+            request.extensions_mut().insert(Peer(peer));
+            next.run(request).await
+        }
     };
     let headers = answer.headers_mut();
     for (name, value) in HEADERS {
@@ -87,15 +104,32 @@ async fn guard(State(console): Shared, request: Request, next: Next) -> Response
     answer
 }
 
-fn refusal(console: &Console, headers: &HeaderMap, path: &str) -> Option<Response> {
+fn refusal(console: &Console, viewer: &Viewer, request: &Request) -> Option<Response> {
+    let (headers, path) = (request.headers(), request.uri().path());
     // Whoever keeps processes running asks these.
     if matches!(path, "/livez" | "/readyz") {
         return None;
     }
-    if console.is_open() && !names_this_machine(headers) {
+    let origin = console.operating().and_then(|operating| operating.operators.origin());
+    if console.is_open() && !names_this_machine(headers) && !names(headers, origin) {
         return Some((StatusCode::FORBIDDEN, "ask for localhost, or start the console with keys\n").into_response());
     }
-    match console.admits(presented(headers).as_deref()) {
+    // Whoever wants to sign in must be able to, and to see how.
+    let is_for_all = path == "/sign-in" || path.starts_with("/assets/");
+    if console.is_open() || viewer.person.is_some() || (console.operating().is_some() && is_for_all) {
+        return None;
+    }
+    let presented = presented(headers);
+    if console.operating().is_some() && (presented.is_none() || !console.has_keys()) {
+        let wants_page =
+            headers.get(header::ACCEPT).is_some_and(|of| of.to_str().is_ok_and(|of| of.contains("text/html")));
+        return Some(if request.method() == Method::GET && wants_page {
+            to_sign_in(request.uri().path_and_query().map_or("/", |of| of.as_str()))
+        } else {
+            (StatusCode::UNAUTHORIZED, "sign in first, at /sign-in\n").into_response()
+        });
+    }
+    match console.admits(presented.as_deref()) {
         Admission::Welcome => None,
         Admission::NoKey => {
             let ask = [(header::WWW_AUTHENTICATE, "Basic realm=\"Portcullis\", charset=\"UTF-8\"")];
@@ -108,6 +142,13 @@ fn refusal(console: &Console, headers: &HeaderMap, path: &str) -> Option<Respons
             Some((StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "1")], "too many wrong keys\n").into_response())
         }
     }
+}
+
+/// Whether the request asks for the origin under which people reach the console through a proxy.
+fn names(headers: &HeaderMap, origin: Option<&str>) -> bool {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let authority = origin.and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
+    host.zip(authority).is_some_and(|(host, authority)| host.eq_ignore_ascii_case(authority))
 }
 
 /// Whether the request asks for this machine by a name that nobody else can point here.
@@ -135,61 +176,107 @@ fn presented(headers: &HeaderMap) -> Option<Vec<u8>> {
 }
 
 /// Writes a page on a thread where no other request waits for it.
-async fn written(console: Arc<Console>, write: impl FnOnce(&Console) -> Response + Send + 'static) -> Response {
+pub(super) async fn written(
+    console: Arc<Console>,
+    viewer: Viewer,
+    write: impl FnOnce(&Look<'_>) -> Response + Send + 'static,
+) -> Response {
     let room = console.room_for_page().await;
+    on_a_thread(console, viewer, room, write).await
+}
+
+/// The same for what waits for the cluster: it takes no page's room.
+pub(super) async fn carried_out(
+    console: Arc<Console>,
+    viewer: Viewer,
+    act: impl FnOnce(&Look<'_>) -> Response + Send + 'static,
+) -> Response {
+    match console.room_to_act() {
+        Some(room) => on_a_thread(console, viewer, Some(room), act).await,
+        None => {
+            let retry = [(header::RETRY_AFTER, "5")];
+            (
+                StatusCode::SERVICE_UNAVAILABLE,
+                retry,
+                "other actions wait for the cluster; nothing was done, try again\n",
+            )
+                .into_response()
+        }
+    }
+}
+
+async fn on_a_thread(
+    console: Arc<Console>,
+    viewer: Viewer,
+    room: Option<OwnedSemaphorePermit>,
+    write: impl FnOnce(&Look<'_>) -> Response + Send + 'static,
+) -> Response {
     let page = tokio::task::spawn_blocking(move || {
         let _room = room;
-        write(&console)
+        write(&Look::new(&console, &viewer))
     });
     page.await
         .unwrap_or_else(|_| (StatusCode::INTERNAL_SERVER_ERROR, "this page could not be written\n").into_response())
 }
 
-fn shown(page: Markup) -> Response {
+pub(super) fn shown(page: Markup) -> Response {
     ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], page.into_string()).into_response()
 }
 
-fn told(console: &Console, status: StatusCode, title: &str, what: &str) -> Response {
+pub(super) fn told(console: &Look<'_>, status: StatusCode, title: &str, what: &str) -> Response {
     (status, shown(problem(console, title, what))).into_response()
 }
 
-async fn overview(State(console): Shared, query: Result<Query<OverviewQuery>, QueryRejection>) -> Response {
+async fn overview(
+    State(console): Shared,
+    Extension(viewer): Extension<Viewer>,
+    query: Result<Query<OverviewQuery>, QueryRejection>,
+) -> Response {
     let query = query.map(|Query(query)| query).unwrap_or_default();
-    written(console, move |console| shown(pages::overview(console, &query))).await
+    written(console, viewer, move |console| shown(pages::overview(console, &query))).await
 }
 
-async fn incidents(State(console): Shared) -> Response {
-    written(console, |console| shown(pages::incidents(console))).await
+async fn incidents(State(console): Shared, Extension(viewer): Extension<Viewer>) -> Response {
+    written(console, viewer, |console| shown(pages::incidents(console))).await
 }
 
-async fn blocks(State(console): Shared, query: Result<Query<BlocksQuery>, QueryRejection>) -> Response {
+async fn blocks(
+    State(console): Shared,
+    Extension(viewer): Extension<Viewer>,
+    query: Result<Query<BlocksQuery>, QueryRejection>,
+) -> Response {
     let query = query.map(|Query(query)| query).unwrap_or_default();
-    written(console, move |console| shown(pages::blocks(console, &query))).await
+    written(console, viewer, move |console| shown(pages::blocks(console, &query))).await
 }
 
-async fn playbooks(State(console): Shared) -> Response {
-    written(console, |console| shown(pages::playbooks(console))).await
+async fn playbooks(State(console): Shared, Extension(viewer): Extension<Viewer>) -> Response {
+    written(console, viewer, |console| shown(pages::playbooks(console))).await
 }
 
-async fn edges(State(console): Shared) -> Response {
-    written(console, |console| shown(pages::edges(console))).await
+async fn edges(State(console): Shared, Extension(viewer): Extension<Viewer>) -> Response {
+    written(console, viewer, |console| shown(pages::edges(console))).await
 }
 
-async fn who(State(console): Shared, query: Result<Query<WhoQuery>, QueryRejection>) -> Response {
+async fn who(
+    State(console): Shared,
+    Extension(viewer): Extension<Viewer>,
+    query: Result<Query<WhoQuery>, QueryRejection>,
+) -> Response {
     let query = query.map(|Query(query)| query).unwrap_or_default();
-    written(console, move |console| match pages::who(console, &query) {
+    written(console, viewer, move |console| match pages::who(console, &query) {
         Ok(page) => shown(page),
         Err(what) => told(console, StatusCode::BAD_REQUEST, "Whom?", &what),
     })
     .await
 }
 
-async fn nowhere(State(console): Shared) -> Response {
-    written(console, |console| told(console, StatusCode::NOT_FOUND, "Nothing here", "There is no such page.")).await
+async fn nowhere(State(console): Shared, Extension(viewer): Extension<Viewer>) -> Response {
+    written(console, viewer, |console| told(console, StatusCode::NOT_FOUND, "Nothing here", "There is no such page."))
+        .await
 }
 
-async fn report(State(console): Shared, Path(id): Path<String>) -> Response {
-    written(console, move |console| match console.report(&id) {
+async fn report(State(console): Shared, Extension(viewer): Extension<Viewer>, Path(id): Path<String>) -> Response {
+    written(console, viewer, move |console| match console.report(&id) {
         Ok(Some(report)) => shown(pages::report(console, &report)),
         Ok(None) => no_incident(console),
         Err(error) => fault(console, &error.to_string()),
@@ -197,7 +284,7 @@ async fn report(State(console): Shared, Path(id): Path<String>) -> Response {
     .await
 }
 
-fn no_incident(console: &Console) -> Response {
+fn no_incident(console: &Look<'_>) -> Response {
     told(
         console,
         StatusCode::NOT_FOUND,
@@ -206,7 +293,7 @@ fn no_incident(console: &Console) -> Response {
     )
 }
 
-fn fault(console: &Console, error: &str) -> Response {
+fn fault(console: &Look<'_>, error: &str) -> Response {
     tracing::error!(error, "a page could not be written");
     told(
         console,
@@ -217,8 +304,12 @@ fn fault(console: &Console, error: &str) -> Response {
 }
 
 /// A file of an incident, a piece at a time: the next one is read when the last one is on its way.
-async fn export(State(console): Shared, Path((id, file)): Path<(String, String)>) -> Response {
-    let Some(kind) = FileKind::of_name(&file) else { return nowhere(State(console)).await };
+async fn export(
+    State(console): Shared,
+    Extension(viewer): Extension<Viewer>,
+    Path((id, file)): Path<(String, String)>,
+) -> Response {
+    let Some(kind) = FileKind::of_name(&file) else { return nowhere(State(console), Extension(viewer)).await };
     let Some(room) = console.room_for_export() else {
         let retry = [(header::RETRY_AFTER, "5")];
         return (StatusCode::SERVICE_UNAVAILABLE, retry, "too many exports at once; try again in a moment\n")
@@ -227,8 +318,8 @@ async fn export(State(console): Shared, Path((id, file)): Path<(String, String)>
     let asked = Arc::clone(&console);
     let begun = tokio::task::spawn_blocking(move || match asked.report(&id) {
         Ok(Some(report)) => Ok((Export::new(&report, kind), report.incident.tenant, id)),
-        Ok(None) => Err(Box::new(no_incident(&asked))),
-        Err(error) => Err(Box::new(fault(&asked, &error.to_string()))),
+        Ok(None) => Err(Box::new(no_incident(&Look::new(&asked, &viewer)))),
+        Err(error) => Err(Box::new(fault(&Look::new(&asked, &viewer), &error.to_string()))),
     });
     let (export, tenant, id) = match begun.await {
         Ok(Ok(begun)) => begun,

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::board::Board;
 use super::disk::{Disk, StoreError};
+use super::hands::Operating;
 use super::probes::Shown;
 use super::report::{Lines, Report};
 use crate::edge::server::Keys;
@@ -22,6 +23,8 @@ pub const STALE_AFTER: Duration = Duration::from_secs(10);
 /// Most pages that are written at a time, most exports, and most listeners.
 pub(super) const PAGES_MAX: usize = 8;
 pub const EXPORTS_MAX: usize = 4;
+/// Most actions that wait for the cluster at a time: pages never wait behind them.
+pub const ACTS_MAX: usize = 4;
 pub const LISTENERS_MAX: usize = 500;
 /// Most incidents whose counted lines are remembered.
 const COUNTED_MAX: usize = 32;
@@ -30,15 +33,22 @@ const COUNT_EVERY: Duration = Duration::from_secs(2);
 
 /// How a console answers.
 pub struct ConsoleOptions {
-    /// Who may look; `None`: whoever reaches the address.
+    /// Who may look; `None`: whoever reaches the address, or whoever is signed in.
     pub keys: Option<Keys>,
+    /// Whether only this machine reaches the address.
+    pub is_local: bool,
+    /// Who may act; `None`: nobody.
+    pub operating: Option<Operating>,
     /// The clock of the process.
     pub clock: Arc<dyn Clock>,
 }
 
 impl fmt::Debug for ConsoleOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConsoleOptions").field("keys", &self.keys).finish_non_exhaustive()
+        f.debug_struct("ConsoleOptions")
+            .field("keys", &self.keys)
+            .field("operating", &self.operating)
+            .finish_non_exhaustive()
     }
 }
 
@@ -87,6 +97,7 @@ pub struct Console {
     told: Mutex<Option<watch::Sender<u64>>>,
     pages: Arc<Semaphore>,
     exports: Arc<Semaphore>,
+    acts: Arc<Semaphore>,
     listeners: Arc<Semaphore>,
     wrong_keys: Mutex<(Duration, u32)>,
 }
@@ -114,6 +125,7 @@ impl Console {
             told: Mutex::new(Some(watch::channel(0).0)),
             pages: Arc::new(Semaphore::new(PAGES_MAX)),
             exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
+            acts: Arc::new(Semaphore::new(ACTS_MAX)),
             listeners: Arc::new(Semaphore::new(LISTENERS_MAX)),
             wrong_keys: Mutex::default(),
         }
@@ -138,7 +150,7 @@ impl Console {
         self.options.clock.now()
     }
 
-    fn elapsed(&self) -> Duration {
+    pub(super) fn elapsed(&self) -> Duration {
         self.options.clock.elapsed()
     }
 
@@ -251,7 +263,16 @@ impl Console {
 
     /// Whether anybody who reaches the address may look.
     pub(super) const fn is_open(&self) -> bool {
-        self.options.keys.is_none()
+        self.options.keys.is_none() && self.options.is_local
+    }
+
+    pub(super) const fn has_keys(&self) -> bool {
+        self.options.keys.is_some()
+    }
+
+    /// Who may act, and how it is done.
+    pub(super) const fn operating(&self) -> Option<&Operating> {
+        self.options.operating.as_ref()
     }
 
     pub(super) async fn room_for_page(&self) -> Option<OwnedSemaphorePermit> {
@@ -260,6 +281,10 @@ impl Console {
 
     pub(super) fn room_for_export(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.exports).try_acquire_owned().ok()
+    }
+
+    pub(super) fn room_to_act(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.acts).try_acquire_owned().ok()
     }
 
     pub(super) fn room_to_listen(&self) -> Option<OwnedSemaphorePermit> {
@@ -293,6 +318,7 @@ impl Shown for Console {
             "incidents": board.incidents().len(),
             "tenants": board.tenants().len(),
             "entries": board.lists().desired().len(),
+            "commands": board.trail().len(),
             "verdicts_read": board.verdicts_read(),
             "records_refused": board.refused(),
             "store_bytes": self.disk.bytes(),

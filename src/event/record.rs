@@ -58,7 +58,7 @@ named! {
     CommandKind default Other {
         Other = "OTHER", Block = "BLOCK", Watch = "WATCH", Allow = "ALLOW", Lift = "LIFT",
         MarkConfirmed = "MARK_CONFIRMED", MarkFalsePositive = "MARK_FALSE_POSITIVE", KillSwitch = "KILL_SWITCH",
-        Playbook = "PLAYBOOK",
+        Playbook = "PLAYBOOK", Reject = "REJECT",
     }
 }
 named! {
@@ -310,6 +310,15 @@ pub struct Command {
     /// A second person, where the command is a wide one.
     #[serde(default)]
     pub approved_by: Option<String>,
+    /// A request that waits for a second person until then, and does nothing by itself.
+    #[serde(default)]
+    pub pending_until: Option<Millis>,
+    /// The request that this one carries out or rejects.
+    #[serde(default)]
+    pub answers: Option<String>,
+    /// What the other fields do not say, in words.
+    #[serde(default)]
+    pub detail: String,
 }
 
 const fn no_scope() -> Scope {

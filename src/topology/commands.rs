@@ -63,7 +63,9 @@ impl Request {
         if command.reason.trim().is_empty() || command.reason.len() > TEXT_BYTES_MAX {
             return Err(format!("reason: say why, in at most {TEXT_BYTES_MAX} bytes"));
         }
-        if !is_tenant(&command.tenant) {
+        // Playbooks are of no tenant.
+        let is_of_all = command.kind == CommandKind::Playbook && command.tenant.is_empty();
+        if !is_of_all && !is_tenant(&command.tenant) {
             return Err("tenant: not a tenant's name, which matches [a-z0-9][a-z0-9._-]{0,62}".to_owned());
         }
         let ask = match command.kind {
@@ -75,7 +77,8 @@ impl Request {
             | CommandKind::Allow
             | CommandKind::MarkConfirmed
             | CommandKind::KillSwitch
-            | CommandKind::Playbook => Ask::Recorded,
+            | CommandKind::Playbook
+            | CommandKind::Reject => Ask::Recorded,
         };
         let (scope, value) = match ask {
             Ask::Recorded => (command.scope, command.value.clone()),
@@ -86,6 +89,8 @@ impl Request {
             Ask::Watch => check_watch(scope)?,
             Ask::Lift | Ask::Recorded => {}
         }
+        // A request is checked as what it asks for, so that nobody agrees to what makes no sense.
+        let ask = if command.pending_until.is_some() { Ask::Recorded } else { ask };
         let until = match (command.kind, command.until) {
             (_, Some(until)) => Some(until),
             (CommandKind::Lift, None) => Some(at.saturating_add(LIFT_MS)),
@@ -122,25 +127,35 @@ fn entity_value(scope: Scope, value: &str) -> Result<(Scope, String), String> {
     }
 }
 
+/// Whether an entity may be very many people, so that one person does not decide about it alone: a range wider than /20
+/// (IPv6 /40), an autonomous system, a country, an agent, a fingerprint.
+#[must_use]
+pub fn is_wide(scope: Scope, value: &str) -> bool {
+    match prefix_of(scope, value) {
+        Some(net) => net.prefix_len() < if net.addr().is_ipv4() { V4_ALONE_MIN } else { V6_ALONE_MIN },
+        None => matches!(scope, Scope::Asn | Scope::Country | Scope::UserAgent | Scope::TlsFingerprint),
+    }
+}
+
 fn check_block(command: &Command, scope: Scope, value: &str) -> Result<(), String> {
-    let mut is_wide = matches!(scope, Scope::Asn | Scope::Country | Scope::UserAgent | Scope::TlsFingerprint);
     if let Some(net) = prefix_of(scope, value) {
-        let (length_min, alone_min) =
-            if net.addr().is_ipv4() { (V4_LENGTH_MIN, V4_ALONE_MIN) } else { (V6_LENGTH_MIN, V6_ALONE_MIN) };
+        let length_min = if net.addr().is_ipv4() { V4_LENGTH_MIN } else { V6_LENGTH_MIN };
         if !Source::from(net.network()).is_blockable() || reserved_inside(&net) {
             return Err(format!("value: {value} is a private, shared or reserved range, or holds one"));
         }
         if net.prefix_len() < length_min {
             return Err(format!("value: {value} is wider than /{length_min}"));
         }
-        is_wide = net.prefix_len() < alone_min;
     } else if scope == Scope::IpAccount
         && !super::exemptions::pair_of(value).is_some_and(|(source, _)| source.is_blockable())
     {
         return Err(format!("value: {value} names a private, shared or reserved address"));
     }
     let second = command.approved_by.as_deref().map(str::trim).filter(|second| !second.is_empty());
-    if is_wide && second.is_none_or(|second| second == command.actor.trim()) {
+    if command.pending_until.is_none()
+        && is_wide(scope, value)
+        && second.is_none_or(|second| second == command.actor.trim())
+    {
         return Err(format!("approved_by: {scope} {value} may be very many people; a second person must agree"));
     }
     Ok(())
@@ -179,6 +194,9 @@ mod tests {
             incident_id: None,
             undoes: None,
             approved_by: None,
+            pending_until: None,
+            answers: None,
+            detail: String::new(),
         }
     }
 
@@ -219,6 +237,12 @@ mod tests {
         assert_eq!((mistake.ask, mistake.until), (Ask::Lift, Some(9 + MISTAKE_MS)));
         let second = Command { approved_by: Some("bob".into()), ..command(CommandKind::Block, Scope::Asn, "AS64500") };
         assert_eq!(&*Request::of(&second, 9).unwrap().entity.value, "64500");
+        let pending = Command { pending_until: Some(99), ..command(CommandKind::Block, Scope::Asn, "AS64500") };
+        assert_eq!(Request::of(&pending, 9).unwrap().ask, Ask::Recorded, "it waits for a second person");
+        let wrong = Command { pending_until: Some(99), ..command(CommandKind::Block, Scope::Ip, "10.0.0.1") };
+        assert!(Request::of(&wrong, 9).unwrap_err().starts_with("value"));
+        let of_all = Command { tenant: String::new(), ..command(CommandKind::Playbook, Scope::Other, "a") };
+        assert_eq!(Request::of(&of_all, 9).unwrap().ask, Ask::Recorded);
         let allow = command(CommandKind::Allow, Scope::Ip, "10.0.0.1");
         assert_eq!(Request::of(&allow, 9).unwrap().ask, Ask::Recorded);
     }

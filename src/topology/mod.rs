@@ -1,5 +1,6 @@
 //! What exists, as data: topics, playbooks, exemptions. Text in, checked values out; nothing here opens a file.
 
+mod asked;
 mod changes;
 mod commands;
 mod duration;
@@ -9,17 +10,18 @@ mod plan;
 mod playbook;
 mod topics;
 
+pub use asked::{Asked, ControlRecord, Giver, ends, guessed_scope, is_same_subject, undo, undone_by};
 pub use changes::{
     ACTOR_BYTES_MAX, Applied, CHANGES_BYTES_MAX, Effective, HeldChange, OVERRIDE, OVERRIDE_MS_MAX, PLAYBOOKS_MAX,
     PlaybookChange, PlaybookSet, read_change,
 };
-pub use commands::{Ask, LIFT_MS, MISTAKE_MS, Request};
+pub use commands::{Ask, LIFT_MS, MISTAKE_MS, Request, is_wide};
 pub use duration::{format_duration, parse_duration};
 pub use exemptions::*;
 pub use plan::{Plan, TooMany, WINDOWS_MAX, Watch, Watched, Window};
 pub use playbook::{
-    Amount, Bound, Bounds, Cap, Detector, ENTITY_BYTES_MAX, Escalation, FailuresOf, Field, Filter, Finding, Fixture,
-    LADDER_STEPS_MAX, Measure, Moment, PLAYBOOK_BYTES_MAX, Per, Playbook, PlaybookMode, Price, Problem, ROWS_MAX,
-    Response, Set, Step, Thresholds, Where, check,
+    Amount, Bound, Bounds, Cap, Detector, ENTITY_BYTES_MAX, Edit, Escalation, FailuresOf, Field, Filter, Finding,
+    Fixture, LADDER_STEPS_MAX, Measure, Moment, PLAYBOOK_BYTES_MAX, Per, Playbook, PlaybookMode, Price, Problem,
+    ROWS_MAX, Response, Set, Step, Thresholds, Where, aggressive, check, edited, thresholds,
 };
 pub use topics::{Cleanup, Stage, TopicSpec, Topics, describe};

@@ -12,9 +12,12 @@ port=18489
 base=http://127.0.0.1:$port
 
 log=$(mktemp)
-"$program" demo --console "127.0.0.1:$port" > "$log" 2>&1 &
+operators=$(mktemp)
+token=$(openssl rand -hex 32)
+printf 'people: [{name: ada, role: operator, token_sha256: %s}]\n' "$(printf %s "$token" | sha256sum | cut -d' ' -f1)" > "$operators"
+"$program" demo --console "127.0.0.1:$port" --operators "$operators" > "$log" 2>&1 &
 demo=$!
-trap 'kill "$demo" 2> /dev/null || true; rm -f "$log"' EXIT
+trap 'kill "$demo" 2> /dev/null || true; rm -f "$log" "$operators"' EXIT
 
 until_said() {
     until grep -q "$1" "$log"; do
@@ -41,6 +44,16 @@ blocked=$(curl -s "$base/blocks" | grep -o 'value=[0-9][0-9.]*"' | head -1 | sed
     shot /playbooks playbooks
     shot /edges edges
     shot "/who?value=$blocked" who
+    printf '{"what":"goto","path":"/sign-in"}\n{"what":"fill","selector":"#token","text":"%s"}\n' "$token"
+    printf '{"what":"submit","selector":"form.deed button"}\n{"what":"wait","selector":".signed form"}\n'
+    shot '/act?do=tighten&playbook=ip-account-fanout&aggressive=yes' act true
+    printf '{"what":"fill","selector":"#reason","text":"one try per account since 02:40"}\n{"what":"submit","selector":"button.do"}\n'
+    printf '{"what":"wait","selector":"#came"}\n{"what":"goto","path":"/act?do=lift&tenant=default&scope=IP&value=%s"}\n' "$blocked"
+    printf '{"what":"fill","selector":"#reason","text":"our own monitoring"}\n{"what":"submit","selector":"button.do"}\n'
+    printf '{"what":"wait","selector":"#came"}\n{"what":"goto","path":"/act?do=block&tenant=default&scope=ASN&value=AS64500"}\n'
+    printf '{"what":"fill","selector":"#reason","text":"their whole provider"}\n{"what":"submit","selector":"button.do"}\n'
+    printf '{"what":"wait","selector":"#came"}\n'
+    shot /actions actions
     printf '{"what":"size","width":390,"height":844}\n{"what":"scheme","scheme":"dark"}\n'
     shot / telephone
 } | tell

@@ -110,6 +110,9 @@ fn ask(kind: CommandKind, scope: Scope, value: &str) -> Command {
         incident_id: None,
         undoes: None,
         approved_by: None,
+        pending_until: None,
+        answers: None,
+        detail: String::new(),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::support::records::{DEADLINE, connection_with_topics, flush, producer,
 use crate::support::{free_ports, until};
 
 const INCIDENT: &str = "5c1a0de5c1a0de5c1a0de5c1a0de0001";
-const PAGES: [&str; 6] = ["/", "/incidents", "/blocks", "/playbooks", "/edges", "/who?value=203.0.113.9"];
+const PAGES: [&str; 7] = ["/", "/incidents", "/blocks", "/playbooks", "/edges", "/actions", "/who?value=203.0.113.9"];
 
 /// A console as a user runs it.
 struct Shown {

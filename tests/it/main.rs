@@ -20,6 +20,7 @@ mod chaos;
 mod commands;
 mod conformance;
 mod console;
+mod console_acting;
 mod console_browser;
 mod core;
 mod crash_images;

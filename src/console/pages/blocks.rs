@@ -3,8 +3,10 @@
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{Console, Place, entity, name, page, query_value, sentence, table, time};
+use super::act::{link, small};
+use super::{Look, Place, entity, name, page, query_value, sentence, table, time};
 use crate::console::text::grouped;
+use crate::console::wishes::Deed;
 use crate::edge::Standing;
 use crate::event::BlocklistEntry;
 
@@ -23,7 +25,7 @@ pub(in crate::console) struct BlocksQuery {
     page: usize,
 }
 
-pub(in crate::console) fn blocks(console: &Console, query: &BlocksQuery) -> Markup {
+pub(in crate::console) fn blocks(console: &Look<'_>, query: &BlocksQuery) -> Markup {
     let (board, now) = (console.board(), console.now());
     let desired = board.lists().desired();
     let wanted = query.value.trim();
@@ -43,7 +45,7 @@ pub(in crate::console) fn blocks(console: &Console, query: &BlocksQuery) -> Mark
     found.sort_by(|(a, _), (b, _)| (b.since, &a.tenant, &a.value).cmp(&(a.since, &b.tenant, &b.value)));
     let first = query.page.min(found.len() / PAGE_ENTRIES) * PAGE_ENTRIES;
     let shown: Vec<_> = found.iter().skip(first).take(PAGE_ENTRIES).collect();
-    let link = |number: usize| {
+    let part = |number: usize| {
         format!("/blocks?tenant={}&value={}&page={number}", query_value(&query.tenant), query_value(wanted))
     };
     let main = html! {
@@ -59,6 +61,7 @@ pub(in crate::console) fn blocks(console: &Console, query: &BlocksQuery) -> Mark
                 (table("blocks-table", "Restrictions in force", &html! {
                     th scope="col" { "Whom" } th scope="col" { "What" } th scope="col" { "Since (UTC)" } th scope="col" { "Until" }
                     th scope="col" { "By" } th scope="col" { "Why" } th scope="col" { "At edges" }
+                    @if console.may_act() { th scope="col" { "Act" } }
                 }, &html! { @for (entry, standing) in &shown { tr {
                     th scope="row" { (entry.scope.as_str()) " " (entity(&entry.tenant, entry.scope.as_str(), &entry.value)) " at " (name(&entry.tenant)) }
                     td { (entry.action.as_str()) @if *standing == "exempted" { " (exempted)" } }
@@ -67,10 +70,11 @@ pub(in crate::console) fn blocks(console: &Console, query: &BlocksQuery) -> Mark
                     td { (name(entry.actor.as_deref().or(entry.playbook.as_deref()).unwrap_or("–"))) }
                     td.long { (sentence(&entry.reason)) }
                     td { (at_edges(console, entry)) }
+                    @if console.may_act() { td { (small(Deed::Lift, &link(Deed::Lift, &entry.tenant, entry.scope, &entry.value), &entry.value)) } }
                 } } }))
                 nav aria-label="Parts of the list" { p {
-                    @if first > 0 { a href=(link(first / PAGE_ENTRIES - 1)) { "Newer" } " " }
-                    @if first + shown.len() < found.len() { a href=(link(first / PAGE_ENTRIES + 1)) { "Older" } }
+                    @if first > 0 { a href=(part(first / PAGE_ENTRIES - 1)) { "Newer" } " " }
+                    @if first + shown.len() < found.len() { a href=(part(first / PAGE_ENTRIES + 1)) { "Older" } }
                 } }
             }
         }
@@ -85,7 +89,7 @@ fn whole(n: usize) -> i64 {
 }
 
 /// How many edges have exactly this state of the entry.
-fn at_edges(console: &Console, entry: &BlocklistEntry) -> Markup {
+fn at_edges(console: &Look<'_>, entry: &BlocklistEntry) -> Markup {
     let key = format!("{}|{}|{}", entry.tenant, entry.scope.as_str(), entry.value);
     let receipts = console.disk().receipts(&key);
     let has_it = receipts

@@ -2,14 +2,14 @@
 
 use maud::{Markup, html};
 
-use super::{Console, Place, name, page, sentence, table, time};
+use super::{Look, Place, name, page, sentence, table, time};
 use crate::console::text::{grouped, how_long};
 use crate::event::ReceiptOutcome;
 
 /// Entries that an edge does not take, that are listed.
 const FAILING_SHOWN_MAX: usize = 50;
 
-pub(in crate::console) fn edges(console: &Console) -> Markup {
+pub(in crate::console) fn edges(console: &Look<'_>) -> Markup {
     let (board, now) = (console.board(), console.now());
     let sinks: Vec<_> = board.sinks().iter().collect();
     let main = html! {

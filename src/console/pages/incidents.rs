@@ -2,14 +2,14 @@
 
 use maud::{Markup, html};
 
-use super::{Console, Place, name, page, severity, table, time};
+use super::{Look, Place, name, page, severity, table, time};
 use crate::console::text::{grouped, how_long};
 use crate::event::{Incident, IncidentState};
 
 /// Most incidents of the list; the newest.
 const LISTED_MAX: usize = 500;
 
-pub(in crate::console) fn incidents(console: &Console) -> Markup {
+pub(in crate::console) fn incidents(console: &Look<'_>) -> Markup {
     let board = console.board();
     let all = board.incidents();
     let left = all.len().saturating_sub(LISTED_MAX);

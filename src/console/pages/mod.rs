@@ -3,30 +3,42 @@
 //! Whatever others chose goes through [`name`] or [`sentence`]: escaped, on one line, apart from the direction of what
 //! stands beside it. Regions with `data-live` are what the script renews.
 
+mod act;
+mod actions;
 mod blocks;
 mod edges;
 mod incidents;
 mod overview;
 mod playbooks;
 mod report;
+mod sign_in;
 mod who;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+pub(super) use act::act;
+pub(super) use actions::{action, action_to_come, actions};
 pub(super) use blocks::{BlocksQuery, blocks};
 pub(super) use edges::edges;
 pub(super) use incidents::incidents;
 pub(super) use overview::{OverviewQuery, overview};
 pub(super) use playbooks::playbooks;
 pub(super) use report::{body as report_body, report, timeline};
+pub(super) use sign_in::sign_in;
+use who::until;
 pub(super) use who::{WhoQuery, who};
 
+use super::look::Look;
 use super::shared::{Console, Freshness};
 use super::text::{self, Plain, date_time, how_long};
 use crate::event::{Millis, Scope, Severity};
 
 /// Longest value that is put into a link.
 const LINK_BYTES_MAX: usize = 1_024;
+
+/// What a console without operators says to whoever wants to act.
+pub(super) const READ_ONLY: &str = "This console is read-only. Start it with --operators FILE, which names who may act; \
+     portcullis console --help shows such a file.";
 
 /// A page of the menu.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,19 +48,21 @@ pub(super) enum Place {
     Blocks,
     Playbooks,
     Edges,
+    Actions,
     Elsewhere,
 }
 
-const MENU: [(Place, &str, &str); 5] = [
+const MENU: [(Place, &str, &str); 6] = [
     (Place::Overview, "/", "Overview"),
     (Place::Incidents, "/incidents", "Incidents"),
     (Place::Blocks, "/blocks", "Blocks"),
     (Place::Playbooks, "/playbooks", "Playbooks"),
     (Place::Edges, "/edges", "Edges"),
+    (Place::Actions, "/actions", "Actions"),
 ];
 
 /// A whole page around its main part.
-pub(super) fn page(console: &Console, place: Place, title: &str, main: &Markup) -> Markup {
+pub(super) fn page(console: &Look<'_>, place: Place, title: &str, main: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -75,6 +89,7 @@ pub(super) fn page(console: &Console, place: Place, title: &str, main: &Markup) 
                         input #ask type="search" name="value" maxlength="1024" required placeholder="203.0.113.9";
                         button type="submit" { "Explain" }
                     }
+                    (who_looks(console))
                 }
                 section aria-label="How old this is" {
                     div #freshness data-live { (freshness(console)) }
@@ -87,10 +102,43 @@ pub(super) fn page(console: &Console, place: Place, title: &str, main: &Markup) 
                     }
                 }
                 main #main tabindex="-1" { (main) }
-                footer { "Times are UTC. Nothing can be changed from here." }
+                footer { "Times are UTC. " (what_may_be_done(console)) }
             }
         }
     }
+}
+
+/// Who is signed in, and how to.
+fn who_looks(look: &Look<'_>) -> Markup {
+    let has_tokens = look.operating().is_some_and(|operating| operating.operators.has_tokens());
+    html! {
+        @match &look.viewer.person {
+            Some(person) => div.signed {
+                span { (name(&person.name)) ", " (person.role.as_str()) }
+                @if look.viewer.session.is_some() {
+                    form method="post" action="/sign-out" {
+                        input type="hidden" name="form" value=(look.form_token());
+                        button type="submit" { "Sign out" }
+                    }
+                }
+            },
+            None => { @if has_tokens { div.signed { a href="/sign-in" { "Sign in" } } } },
+        }
+    }
+}
+
+fn what_may_be_done(look: &Look<'_>) -> &'static str {
+    match (look.operating(), &look.viewer.person) {
+        (None, _) => READ_ONLY,
+        (Some(_), _) if look.may_act() => "What you do here is written down with your name.",
+        (Some(_), None) => "Whoever signs in as an operator may act.",
+        (Some(_), Some(_)) => "You may look; operators act.",
+    }
+}
+
+/// What is wrong with a form, said at once to whoever does not see it.
+fn wrong_with(wrong: Option<&str>) -> Markup {
+    html! { @if let Some(wrong) = wrong { p.notice.stale.wrong role="alert" { strong { "Not done. " } (Plain::sentence(wrong)) } } }
 }
 
 fn icon() -> Markup {
@@ -124,7 +172,7 @@ fn freshness(console: &Console) -> Markup {
 }
 
 /// A page that is not there, or a fault.
-pub(super) fn problem(console: &Console, title: &str, what: &str) -> Markup {
+pub(super) fn problem(console: &Look<'_>, title: &str, what: &str) -> Markup {
     page(console, Place::Elsewhere, title, &html! { h1 { (title) } p { (Plain::sentence(what)) } })
 }
 

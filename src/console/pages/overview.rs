@@ -3,11 +3,13 @@
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{Console, Place, figure, name, page, time};
+use super::act::called;
+use super::{Look, Place, figure, name, page, time};
 use crate::console::board::{Board, Heard};
 use crate::console::chart::{Chart, Drawn, Mark, Series};
 
 use crate::console::text::{self, Plain, counted, grouped, how_long, percent};
+use crate::console::wishes::Deed;
 use crate::event::{ActivitySlice, AttackState, AttackStatus, ChallengePolicy, IncidentState, Millis};
 
 /// Most tenants that are drawn; others are listed.
@@ -32,7 +34,7 @@ enum Word<'a> {
     Calm,
 }
 
-pub(in crate::console) fn overview(console: &Console, query: &OverviewQuery) -> Markup {
+pub(in crate::console) fn overview(console: &Look<'_>, query: &OverviewQuery) -> Markup {
     let (board, now) = (console.board(), console.now());
     let mut tenants: Vec<(&str, Word<'_>)> =
         board.tenants().into_iter().map(|tenant| (tenant, word(&board, tenant, now))).collect();
@@ -62,6 +64,7 @@ pub(in crate::console) fn overview(console: &Console, query: &OverviewQuery) -> 
         @for (tenant, _) in tenants.iter().take(DRAWN_MAX) {
             section aria-labelledby={ "tenant-" (tenant) } {
                 h2 id={ "tenant-" (tenant) } { (name(tenant)) }
+                div id={ "switch-" (tenant) } data-live { (kill_switch(console, &board, tenant, now)) }
                 div id={ "now-" (tenant) } data-live { (figures(&board, tenant, now)) }
                 div id={ "traffic-" (tenant) } data-live { (traffic(&board, tenant, now)) }
             }
@@ -78,6 +81,23 @@ pub(in crate::console) fn overview(console: &Console, query: &OverviewQuery) -> 
     // The page around it looks at the board as well, and a lock taken twice may wait for itself.
     drop(board);
     page(console, Place::Overview, "Overview", &main)
+}
+
+/// Whether all enforcement is stopped, and the way to stop it or to start it again.
+fn kill_switch(look: &Look<'_>, board: &Board, tenant: &str, now: Millis) -> Markup {
+    let switched_off = board.lists().desired().exemptions().covers_tenant(tenant, now);
+    let deed = if switched_off.is_some() { Deed::KillOff } else { Deed::KillOn };
+    html! {
+        @if let Some(exemption) = switched_off {
+            p.banner.elevated {
+                strong { "All enforcement is stopped" } " " (super::until(exemption.until, now)) ", by "
+                (name(exemption.actor.as_deref().unwrap_or("nobody named"))) ": " (super::sentence(&exemption.reason))
+            }
+        }
+        @if look.may_act() {
+            p { a href={ "/act?do=" (deed.as_str()) "&tenant=" (super::query_value(tenant)) } { (called(deed)) span.unseen { " at " (Plain::name(tenant)) } } }
+        }
+    }
 }
 
 fn word<'a>(board: &'a Board, tenant: &str, now: Millis) -> Word<'a> {

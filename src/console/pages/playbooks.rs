@@ -2,15 +2,18 @@
 
 use maud::{Markup, html};
 
+use super::act::called;
 use super::who::until;
-use super::{Console, Place, name, page, sentence};
+use super::{Look, Place, name, page, query_value, sentence};
+use crate::console::PlaybookLine;
 use crate::console::text::{counted, grouped};
+use crate::console::wishes::Deed;
 use crate::event::Millis;
 
 /// How far back it is counted how often they spoke.
 const SPOKE_MS: Millis = 24 * 3_600_000;
 
-pub(in crate::console) fn playbooks(console: &Console) -> Markup {
+pub(in crate::console) fn playbooks(console: &Look<'_>) -> Markup {
     let (board, now) = (console.board(), console.now());
     let spoke = board.spoke(now - SPOKE_MS);
     let main = html! {
@@ -28,6 +31,7 @@ pub(in crate::console) fn playbooks(console: &Console) -> Markup {
                         @if !playbook.below.is_empty() { "; below it: " @for version in &playbook.below { "v" (version) " " } }
                     }
                     p { "In the last 24 hours: " (counted(live, "live verdict", "live verdicts")) ", " (grouped(shadow)) " in shadow, among the newest that are held." }
+                    @if console.may_act() { (deeds(playbook)) }
                     details id={ "text-" (playbook.id) } { summary { "Read aloud" } pre tabindex="0" { bdi { (playbook.text) } } }
                 }
             }
@@ -37,4 +41,18 @@ pub(in crate::console) fn playbooks(console: &Console) -> Markup {
     // The page around it looks at the board as well, and a lock taken twice may wait for itself.
     drop(board);
     page(console, Place::Playbooks, "Playbooks", &main)
+}
+
+fn deeds(playbook: &PlaybookLine) -> Markup {
+    let link = |deed: Deed| format!("/act?do={}&playbook={}", deed.as_str(), query_value(&playbook.id));
+    let offered = [
+        (!playbook.thresholds.is_empty()).then_some(Deed::Tighten),
+        Some(Deed::Mode),
+        playbook.is_override.then_some(Deed::EndOverride),
+    ];
+    html! {
+        ul.deeds { @for deed in offered.into_iter().flatten() {
+            li { a.button href=(link(deed)) { (called(deed)) span.unseen { " " (super::Plain::name(&playbook.id)) } } }
+        } }
+    }
 }

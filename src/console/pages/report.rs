@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::incidents::kind;
-use super::{Console, Place, entity, figure, linked, name, page, sentence, severity, table, time};
+use super::{Look, Place, entity, figure, linked, name, page, sentence, severity, table, time};
 use crate::console::chart::{Chart, Drawn, Mark, Series};
 use crate::console::disk::Line;
 use crate::console::report::{Deed, Report};
@@ -14,7 +14,7 @@ const MINUTE_MS: Millis = 60_000;
 /// Marks of accounts that fell in a chart.
 const MARKS_MAX: usize = 8;
 
-pub(in crate::console) fn report(console: &Console, report: &Report) -> Markup {
+pub(in crate::console) fn report(console: &Look<'_>, report: &Report) -> Markup {
     let incident = &report.incident;
     let id = super::query_value(&incident.incident_id);
     let main = html! {

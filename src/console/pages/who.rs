@@ -3,12 +3,15 @@
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{Console, Place, entity, name, page, sentence, table, time};
+use super::act::{deeds, link, small};
+use super::{Look, Place, entity, linked, name, page, sentence, table, time};
 use crate::console::board::VERDICTS_MAX;
 use crate::console::text::{grouped, how_long};
 use crate::console::who::{Explained, Restriction, Who};
-use crate::event::{Millis, Mode};
+use crate::console::wishes::Deed;
+use crate::event::{Millis, Mode, Scope, Source};
 use crate::topology::exemptions::is_tenant;
+use crate::topology::guessed_scope;
 
 #[derive(Debug, Default, Deserialize)]
 pub(in crate::console) struct WhoQuery {
@@ -19,7 +22,7 @@ pub(in crate::console) struct WhoQuery {
 
 /// # Errors
 /// The question names nobody.
-pub(in crate::console) fn who(console: &Console, query: &WhoQuery) -> Result<Markup, String> {
+pub(in crate::console) fn who(console: &Look<'_>, query: &WhoQuery) -> Result<Markup, String> {
     let who = Who::parse(&query.value)?;
     let tenant = query.tenant.as_deref().filter(|tenant| !tenant.is_empty());
     if tenant.is_some_and(|tenant| !is_tenant(tenant)) {
@@ -29,13 +32,23 @@ pub(in crate::console) fn who(console: &Console, query: &WhoQuery) -> Result<Mar
     let main = html! {
         h1 { (name(query.value.trim())) }
         p.quiet { @match tenant { Some(tenant) => { "At " (name(tenant)) ". " }, None => { "At every tenant. " } } }
-        div #explained data-live { (body(&explained, console.freshness().is_live())) }
+        (deeds(console, tenant.unwrap_or_default(), guessed_scope(query.value.trim()), query.value.trim()))
+        @if let Some(network) = network_of(&query.value) { p { "Its network: " (linked(tenant.unwrap_or_default(), &network)) } }
+        div #explained data-live { (body(console, &explained)) }
     };
     Ok(page(console, Place::Elsewhere, "Explained", &main))
 }
 
-fn body(explained: &Explained, is_live: bool) -> Markup {
-    let now = explained.at;
+/// The range that an address is judged with: its /24 or /48.
+fn network_of(value: &str) -> Option<String> {
+    let source = value.trim().parse::<Source>().ok()?;
+    let address = source.first_address();
+    let net = ipnet::IpNet::new(address, if address.is_ipv4() { 24 } else { 48 }).ok()?;
+    Some(net.trunc().to_string())
+}
+
+fn body(look: &Look<'_>, explained: &Explained) -> Markup {
+    let (now, is_live) = (explained.at, look.freshness().is_live());
     html! {
         p.summary {
             @if explained.restricted { strong { "Restricted." } }
@@ -47,11 +60,14 @@ fn body(explained: &Explained, is_live: bool) -> Markup {
         }
         @for exemption in &explained.exemptions {
             p { strong { "Exempt" } " at " @if exemption.tenant.is_empty() { "every tenant" } @else { (name(&exemption.tenant)) }
-                " " (until(exemption.until, now)) ": " (sentence(&exemption.reason)) }
+                " " (until(exemption.until, now)) ": " (sentence(&exemption.reason))
+                @if look.may_act() && exemption.scope != Scope::Tenant && is_tenant(&exemption.tenant) {
+                    " " (small(Deed::EndAllow, &link(Deed::EndAllow, &exemption.tenant, exemption.scope, &exemption.value), &exemption.value))
+                } }
         }
         @if !explained.restrictions.is_empty() { h2 { "Restrictions" } }
-        @for restriction in &explained.restrictions { (restricted(restriction, now)) }
-        @if !explained.restrictions.is_empty() {
+        @for restriction in &explained.restrictions { (restricted(look, restriction, now)) }
+        @if !explained.restrictions.is_empty() && !look.may_act() {
             p.quiet { "To lift what should not be: " code { "portcullis unblock" } "." }
         }
         @if explained.more_restrictions > 0 { p { "And " (explained.more_restrictions) " entries more." } }
@@ -62,18 +78,23 @@ fn body(explained: &Explained, is_live: bool) -> Markup {
             p.quiet { "The newest " (explained.verdicts.len()) " of " (explained.verdicts_on_topic) "." }
             (table("verdicts", "Verdicts", &html! {
                 th scope="col" { "When (UTC)" } th scope="col" { "Playbook" } th scope="col" { "What" } th scope="col" { "Whom" } th scope="col" { "Why" }
+                @if look.may_act() { th scope="col" { "Judge it" } }
             }, &html! { @for of in &explained.verdicts { tr {
                 th scope="row" { (time(of.occurred_at)) }
                 td { (name(&of.playbook)) " v" (of.playbook_version) @if of.mode == Mode::Shadow { " (shadow)" } }
                 td { (of.action.as_str()) }
                 td { (of.scope.as_str()) " " (entity(&of.tenant, of.scope.as_str(), &of.value)) }
                 td.long { (sentence(&of.explanation)) }
+                @if look.may_act() { td { @for deed in [Deed::Mistake, Deed::Confirm] {
+                    @let href = format!("{}&verdict={}", link(deed, &of.tenant, of.scope, &of.value), super::query_value(&of.verdict_id));
+                    (small(deed, &href, &of.value)) " "
+                } } }
             } } }))
         }
     }
 }
 
-fn restricted(restriction: &Restriction, now: Millis) -> Markup {
+fn restricted(look: &Look<'_>, restriction: &Restriction, now: Millis) -> Markup {
     let Restriction { standing, entry, edges, .. } = restriction;
     html! {
         section.card {
@@ -83,6 +104,7 @@ fn restricted(restriction: &Restriction, now: Millis) -> Markup {
             p.quiet { "By " (name(entry.actor.as_deref().or(entry.playbook.as_deref()).unwrap_or("nobody named"))) " since " (time(entry.since))
                 @if let Some(id) = &entry.verdict_id { ", verdict " code { (name(id)) } }
                 @if let Some(id) = &entry.incident_id { ", " a href={ "/incidents/" (super::query_value(id)) } { "its incident" } } }
+            @if look.may_act() { p { (small(Deed::Lift, &link(Deed::Lift, &entry.tenant, entry.scope, &entry.value), &entry.value)) } }
             @if edges.is_empty() { p { "No edge has said that it has it." } }
             ul { @for receipt in edges { li {
                 (name(&receipt.sink)) ": " (receipt.outcome.as_str()) ", " (how_long(receipt.applied_at - entry.since)) " after"

@@ -114,9 +114,10 @@ const READ_ONLY_SCHEMAS: [(&str, &str); 2] = [
 ];
 
 /// Schemas of before a field was added at the end, by topic: a compacted topic still holds such records.
-const EARLIER_SCHEMAS: [(&str, &str); 4] = [
+const EARLIER_SCHEMAS: [(&str, &str); 5] = [
     ("attack-status", include_str!("../../../schemas/history/v1/attack-status.avsc")),
     ("blocklist", include_str!("../../../schemas/history/v1/blocklist-entry.avsc")),
+    ("commands", include_str!("../../../schemas/history/v3/command.avsc")),
     ("commands", include_str!("../../../schemas/history/v1/command.avsc")),
     ("incident-details", include_str!("../../../schemas/history/v1/incident-detail.avsc")),
 ];

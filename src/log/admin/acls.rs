@@ -196,11 +196,8 @@ pub fn acls(topics: &Topics, role: Role, group: Option<&str>) -> Vec<Acl> {
             ]);
             vec![
                 topic(public(&["playbooks"]), &[Read, Write], "playbooks, while the job runs"),
-                topic(
-                    public(&["commands", "exemptions"]),
-                    &[Write],
-                    "portcullis block, unblock, allow, watch, kill-switch",
-                ),
+                topic(public(&["commands"]), &[Read, Write], "what people ask for: portcullis block, undo, console"),
+                topic(public(&["exemptions"]), &[Write], "portcullis allow, kill-switch"),
                 topic(asked, &[Read], "portcullis explain, incident, console"),
                 follow_group,
             ]

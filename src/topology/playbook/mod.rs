@@ -2,6 +2,7 @@
 //! and each other, so that what contradicts itself stops `run` at its start and not an honest user in the night.
 
 mod check;
+mod edit;
 mod filter;
 mod fixture;
 mod measure;
@@ -13,6 +14,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use check::{Problem, check};
+pub use edit::{Edit, aggressive, edited, thresholds};
 pub use filter::{Field, Filter, Where};
 pub use fixture::{Fixture, Step};
 pub use measure::{Amount, Bound, Bounds, Measure, Moment, Set, Thresholds};
