@@ -179,19 +179,21 @@ fn who_fell_before_anybody_saw_the_attack_is_told_of_it() {
     let mut told = Told::default();
     // One of its sources is impatient: it is blocked, and gets in all the same.
     let source = "192.0.2.77";
-    let mut event = |n: i64, account: &str, outcome, at| {
+    let record = |n: i64, account: &str, outcome, at| {
         let failed = crate::support::core::failure(at, 1_000_000 + n, source, account);
         let event = LoginEvent { tenant: "default".to_owned(), outcome, ..failed };
-        Core::feed(&mut pipeline, &Record::json(at, &event))
+        Record::json(at, &event)
     };
     let mut begun = None;
     while let Some(next) = simulation.next(&mut site) {
         if begun.is_none() && matches!(next.truth.label, Label::Attack { .. }) {
             begun = Some(next.at);
             for n in 0..40 {
-                told.take(event(n, &format!("walked-{n}@example.com"), Outcome::Failure, next.at));
+                let tried = record(n, &format!("walked-{n}@example.com"), Outcome::Failure, next.at);
+                told.take(Core::feed(&mut pipeline, &tried));
             }
-            told.take(event(40, "victim@example.com", Outcome::Success, next.at));
+            let entered = record(40, "victim@example.com", Outcome::Success, next.at);
+            told.take(Core::feed(&mut pipeline, &entered));
             let flagged = told.verdicts.iter().any(|v| v.value == "victim@example.com" && v.mode == Mode::Live);
             assert!(flagged && told.incidents.is_empty(), "{:?}", told.verdicts);
         }
