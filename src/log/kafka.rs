@@ -1,32 +1,30 @@
-//! [`Log`] over rdkafka: one `BaseConsumer` and one transactional producer, used from one thread.
+//! [`Log`] over rdkafka: one `BaseConsumer` and one transactional producer, used from one thread, and by [`Committer`] while
+//! a commit is under way.
 //!
-//! Four traps of the client are answered here, and a fifth, of groups, in [`Member`]. The wrapper's flush waits in steps of 100 ms, so a commit drains by
-//! itself first. An end of partition names no topic, so how far a partition is behind is told by the offsets last heard.
-//! librdkafka lacks KIP-890: a transactional call whose outcome is unknown must be followed by [`Log::recreate`], never
-//! by a retry. And it retries by itself where a connection breaks, and says nothing of it: a call that took as long as
-//! such a retry takes is followed by a new producer as well, or what was sent first might still arrive, and end the
-//! transaction that comes next.
+//! Traps of the client are answered here, and one of groups in [`Member`]. An end of partition names no topic, so how far a
+//! partition is behind is told by the offsets last heard. librdkafka lacks KIP-890: a transactional call whose outcome is
+//! unknown must be followed by [`Log::recreate`], never by a retry. And it retries by itself where a connection breaks, and
+//! says nothing of it: a call that took as long as such a retry takes is followed by a new producer as well, or what was
+//! sent first might still arrive, and end the transaction that comes next.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::Consumer;
 use rdkafka::consumer::base_consumer::BaseConsumer;
-use rdkafka::consumer::{Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
-use rdkafka::util::Timeout;
+use rdkafka::message::{Header, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::client::{ClientOptions, Names, Traced, create, incoming, trace_error, trace_line};
+use super::client::{ClientOptions, Names, Traced, create, incoming};
+use super::committer::{Committer, Deliveries, Ended, Job};
 use super::member::Member;
 use super::options::{KafkaOptions, producer_config, restore_config};
 use super::stage::Clock;
-use super::{Error, Log, Outcome, Outgoing, Part, Polled, RestoreEach, Restored, check_start, ffi, metric};
+use super::{Error, Log, Outcome, Outgoing, Part, Polled, RestoreEach, Restored, check_start, ffi};
 
 /// How long the cluster may take to answer a question.
 const ASK_MAX: Duration = Duration::from_secs(30);
@@ -50,7 +48,8 @@ pub struct KafkaLog {
     options: KafkaOptions,
     clock: Arc<dyn Clock>,
     member: Member,
-    producer: Option<BaseProducer<Deliveries>>,
+    producer: Option<Arc<BaseProducer<Deliveries>>>,
+    committer: Committer,
     in_transaction: bool,
     /// A transactional call that took so long may have been sent twice.
     repeats_after: Duration,
@@ -90,49 +89,6 @@ impl fmt::Debug for KafkaLog {
     }
 }
 
-/// What became of records handed to the producer.
-struct Deliveries {
-    inner: Mutex<Delivered>,
-}
-
-#[derive(Default)]
-struct Delivered {
-    /// After the last record of each changelog partition.
-    ends: BTreeMap<(String, i32), i64>,
-    failed: Option<String>,
-}
-
-impl ClientContext for Deliveries {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        trace_line(level, facility, line);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        trace_error(&error, reason);
-    }
-}
-
-impl ProducerContext for Deliveries {
-    /// Whether the record belongs to a changelog.
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, is_changelog: usize) {
-        match result {
-            Ok(message) if is_changelog == 1 => {
-                let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-                let place = (message.topic().to_owned(), message.partition());
-                let end = inner.ends.entry(place).or_insert(0);
-                *end = (*end).max(message.offset() + 1);
-            }
-            Ok(_) => {}
-            Err((error, message)) => {
-                let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-                inner.failed.get_or_insert_with(|| format!("{}: {error}", message.topic()));
-            }
-        }
-    }
-}
-
 /// How the answer of a transactional call is to be taken.
 enum Verdict {
     Abort(String),
@@ -159,11 +115,13 @@ impl KafkaLog {
     /// A property is refused, or the cluster does not answer.
     pub fn new(options: KafkaOptions, clock: Arc<dyn Clock>) -> Result<Self, Error> {
         let member = Member::join(&options)?;
+        let committer = Committer::new(Arc::clone(&clock))?;
         let mut log = KafkaLog {
             options,
             clock,
             member,
             producer: None,
+            committer,
             in_transaction: false,
             repeats_after: Duration::ZERO,
             fenced: 0,
@@ -182,7 +140,7 @@ impl KafkaLog {
     }
 
     fn producer(&self) -> Result<&BaseProducer<Deliveries>, Error> {
-        self.producer.as_ref().ok_or_else(|| Error::Kafka("the producer is gone".to_owned()))
+        self.producer.as_deref().ok_or_else(no_producer)
     }
 
     fn begin(&mut self) -> Result<(), Error> {
@@ -199,41 +157,6 @@ impl KafkaLog {
 
     fn part(&mut self, topic: &str, partition: i32) -> Part {
         Part { topic: self.names.get(topic), partition }
-    }
-
-    /// Waits until everything handed over is with the brokers.
-    fn drain(&self) -> Result<Result<(), String>, Error> {
-        let producer = self.producer()?;
-        let give_up = self.clock.elapsed() + SEND_MAX;
-        let has_failed = || producer.context().inner.lock().unwrap_or_else(PoisonError::into_inner).failed.is_some();
-        // What is left of a transaction that has failed goes nowhere.
-        while producer.in_flight_count() > 0 && !has_failed() {
-            ffi::nudge(producer);
-            producer.poll(Duration::ZERO);
-            if self.clock.elapsed() > give_up {
-                return Ok(Err(format!("records were not taken within {SEND_MAX:?}")));
-            }
-        }
-        producer.poll(Duration::ZERO);
-        let failed = producer.context().inner.lock().unwrap_or_else(PoisonError::into_inner).failed.take();
-        Ok(failed.map_or(Ok(()), Err))
-    }
-    /// Whether it may have been sent twice.
-    fn offsets_with_commit(&self, group: &ConsumerGroupMetadata, offsets: &[(Part, i64)]) -> Result<bool, KafkaError> {
-        let Some(producer) = &self.producer else {
-            return Err(KafkaError::ClientCreation("the producer is gone".to_owned()));
-        };
-        let mut since = self.clock.elapsed();
-        let mut is_repeated = false;
-        if !offsets.is_empty() {
-            producer.send_offsets_to_transaction(&list(offsets)?, group, ASK_MAX)?;
-            is_repeated |= self.may_be_repeated(since);
-            metric::phase(metric::Phase::Offsets, self.clock.elapsed().saturating_sub(since));
-            since = self.clock.elapsed();
-        }
-        producer.commit_transaction(Timeout::Never)?;
-        metric::phase(metric::Phase::End, self.clock.elapsed().saturating_sub(since));
-        Ok(is_repeated | self.may_be_repeated(since))
     }
 
     /// Whether a call took so long that librdkafka may have sent its request a second time, by itself and without a
@@ -337,7 +260,8 @@ impl Log for KafkaLog {
     fn poll(&mut self, wait: Duration) -> Result<Polled, Error> {
         // Deliveries are heard now and then while records come fast, and whenever there is time.
         self.polls = self.polls.wrapping_add(1);
-        if let Some(producer) = self.producer.as_ref().filter(|_| !wait.is_zero() || self.polls.is_multiple_of(64)) {
+        let is_time = (!wait.is_zero() || self.polls.is_multiple_of(64)) && !self.committer.is_busy();
+        if let Some(producer) = self.producer.as_ref().filter(|_| is_time) {
             producer.poll(Duration::ZERO);
         }
         let found = match self.member.consumer.poll(wait) {
@@ -445,8 +369,7 @@ impl Log for KafkaLog {
                 }
                 // The transaction has failed already: it will be aborted when it is to be committed.
                 Err((error @ KafkaError::MessageProduction(RDKafkaErrorCode::State | RDKafkaErrorCode::Fatal), _)) => {
-                    let mut inner = producer.context().inner.lock().unwrap_or_else(PoisonError::into_inner);
-                    inner.failed.get_or_insert_with(|| format!("{}: {error}", record.topic));
+                    producer.context().fail(|| format!("{}: {error}", record.topic));
                     return Ok(());
                 }
                 Err((error, _)) => return Err(Error::Kafka(format!("{}: {error}", record.topic))),
@@ -454,43 +377,46 @@ impl Log for KafkaLog {
         }
     }
 
-    fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<Outcome, Error> {
+    fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<(), Error> {
         self.begin()?;
-        let since = self.clock.elapsed();
-        if let Err(why) = self.drain()? {
-            return self.give_up(why);
-        }
-        metric::phase(metric::Phase::Drain, self.clock.elapsed().saturating_sub(since));
-        let group = match self.member.metadata() {
-            Ok(group) => group,
-            Err(why) => return self.give_up(why),
+        let offsets = list(offsets).map_err(refused)?;
+        let Some(producer) = self.producer.clone() else { return Err(no_producer()) };
+        let repeats_after = self.options.may_abort.then_some(self.repeats_after);
+        self.committer.begin(Job { producer, name: self.member.name(), offsets, repeats_after })
+    }
+
+    fn outcome(&mut self, wait: Duration) -> Result<Option<Outcome>, Error> {
+        let ended = match self.committer.ended(wait)? {
+            None => return Ok(None),
+            Some(Ended::Asked(ended)) => ended,
+            Some(Ended::Failed(why)) => return self.give_up(why).map(Some),
+            Some(Ended::Nameless(now)) => {
+                let why = self.member.is_forgotten(&now);
+                return self.give_up(why).map(Some);
+            }
         };
-        let ended = self.offsets_with_commit(&group, offsets);
-        let ends = {
-            let mut inner = self.producer()?.context().inner.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut inner.ends)
-        };
-        match ended {
+        Ok(Some(match ended {
             Ok(is_repeated) => {
                 self.in_transaction = false;
                 self.fenced = 0;
+                let ends = self.producer()?.context().over();
                 if is_repeated {
                     tracing::info!("a commit took long, its end may have been sent twice; a new producer");
                     self.recreate()?;
                 }
                 let ends = ends.into_iter().map(|((topic, partition), end)| (self.part(&topic, partition), end));
-                Ok(Outcome::Committed(ends.collect()))
+                Outcome::Committed(ends.collect())
             }
             Err(error) => match judge(&error) {
-                Verdict::Abort(why) => self.give_up(why),
-                Verdict::Unknown(why) => Ok(Outcome::Unknown(why)),
-                Verdict::Fenced(why) if self.fenced >= FENCED_MAX => Err(Error::Fenced(why)),
+                Verdict::Abort(why) => self.give_up(why)?,
+                Verdict::Unknown(why) => Outcome::Unknown(why),
+                Verdict::Fenced(why) if self.fenced >= FENCED_MAX => return Err(Error::Fenced(why)),
                 Verdict::Fenced(why) => {
                     self.fenced += 1;
-                    Ok(Outcome::Unknown(why))
+                    Outcome::Unknown(why)
                 }
             },
-        }
+        }))
     }
 
     fn abort(&mut self) -> Result<(), Error> {
@@ -507,7 +433,7 @@ impl Log for KafkaLog {
         let since = self.clock.elapsed();
         let aborted = self.producer()?.abort_transaction(ASK_MAX);
         if let Some(producer) = &self.producer {
-            *producer.context().inner.lock().unwrap_or_else(PoisonError::into_inner) = Delivered::default();
+            producer.context().over();
         }
         match aborted {
             Ok(()) if self.may_be_repeated(since) => self.recreate(),
@@ -523,14 +449,13 @@ impl Log for KafkaLog {
         self.in_transaction = false;
         // The old one must be gone before the new one fences it, or it might still send.
         self.producer = None;
-        let context = Deliveries { inner: Mutex::default() };
         let config = producer_config(&self.options)?;
         // A tenth less than the shortest wait, which is a fifth less than what is set.
         let retry_ms = config.get("retry.backoff.ms").and_then(|ms| ms.parse::<u64>().ok()).unwrap_or(0);
         self.repeats_after = Duration::from_millis(retry_ms * 7 / 10);
-        let producer: BaseProducer<Deliveries> = create(&config, context)?;
+        let producer: BaseProducer<Deliveries> = create(&config, Deliveries::default())?;
         producer.init_transactions(SEND_MAX).map_err(|e| Error::Kafka(format!("init_transactions: {e}")))?;
-        self.producer = Some(producer);
+        self.producer = Some(Arc::new(producer));
         Ok(())
     }
 
@@ -706,6 +631,10 @@ fn is_away(error: &KafkaError) -> bool {
                 | RDKafkaErrorCode::Resolve
         )
     )
+}
+
+fn no_producer() -> Error {
+    Error::Kafka("the producer is gone".to_owned())
 }
 
 /// Where reading of a partition stands, passed markers included.

@@ -40,6 +40,22 @@ pub(super) struct Member {
     ending: Ending,
 }
 
+/// The name under which a member was given what it has.
+pub(super) struct Name {
+    consumer: Arc<BaseConsumer<Events>>,
+    name: String,
+}
+
+impl Name {
+    /// Whom a commit is to name; `Err`: nobody, since what is owned was given to a name that is no longer ours, but this.
+    pub(super) fn metadata(&self) -> Result<ConsumerGroupMetadata, String> {
+        let metadata = self.consumer.group_metadata();
+        // Asked for afterwards: a name that is gone does not come back, so the metadata had it as well.
+        let now = ffi::member_name(&self.consumer).unwrap_or_default();
+        metadata.filter(|_| now == self.name).ok_or(now)
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Standing {
     Member,
@@ -108,21 +124,19 @@ impl Member {
         })
     }
 
-    /// Whom a commit is to name; `Err`: nobody, since what is owned was given to a name that is no longer ours.
-    pub(super) fn metadata(&mut self) -> Result<ConsumerGroupMetadata, String> {
-        let metadata = self.consumer.group_metadata();
-        // Asked for afterwards: a name that is gone does not come back, so the metadata had it as well.
-        let now = ffi::member_name(&self.consumer).unwrap_or_default();
-        match metadata {
-            Some(metadata) if now == self.name => Ok(metadata),
-            Some(_) | None => {
-                // Without a name it is about to be told that all is lost, or to get another name.
-                if !now.is_empty() {
-                    self.standing = Standing::Lost;
-                }
-                Err(format!("the group knows this member as `{now}` and gave its partitions to `{}`", self.name))
-            }
+    /// In whose name a commit is made.
+    pub(super) fn name(&self) -> Name {
+        Name { consumer: Arc::clone(&self.consumer), name: self.name.clone() }
+    }
+
+    /// The group knows this member by another name than the one that its partitions were given to. Why nothing can be
+    /// committed.
+    pub(super) fn is_forgotten(&mut self, now: &str) -> String {
+        // Without a name it is about to be told that all is lost, or to get another name.
+        if !now.is_empty() {
+            self.standing = Standing::Lost;
         }
+        format!("the group knows this member as `{now}` and gave its partitions to `{}`", self.name)
     }
 
     /// The loop has let go of everything that was lost: a new consumer takes the place of this one.

@@ -96,6 +96,8 @@ pub struct MemoryLog {
     unassigned: Vec<Part>,
     positions: BTreeMap<Part, i64>,
     pending: Vec<Outgoing>,
+    /// How the commit ended of which nobody asked yet.
+    ended: Option<Outcome>,
     /// Changelogs being read: next offset, and where each is done.
     restoring: BTreeMap<Part, (i64, i64)>,
     turn: usize,
@@ -123,6 +125,7 @@ impl MemoryLog {
             unassigned,
             positions: BTreeMap::new(),
             pending: Vec::new(),
+            ended: None,
             restoring: BTreeMap::new(),
             turn: 0,
         }
@@ -172,9 +175,9 @@ impl Log for MemoryLog {
         Ok(())
     }
 
-    fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<Outcome, Error> {
+    fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<(), Error> {
         let pending = std::mem::take(&mut self.pending);
-        self.broker.with(|inner| {
+        let outcome = self.broker.with(|inner| {
             let fault = inner.faults.pop_front();
             if matches!(fault, None | Some(Fault::UnknownCommitted)) {
                 let now = inner.now;
@@ -187,12 +190,18 @@ impl Log for MemoryLog {
                 };
                 parts.iter().enumerate().map(end).collect::<Vec<_>>()
             });
-            Ok(match fault {
+            match fault {
                 None => Outcome::Committed(ends.collect()),
                 Some(Fault::Aborts) => Outcome::Aborted("asked for".to_owned()),
                 Some(Fault::UnknownCommitted | Fault::UnknownLost) => Outcome::Unknown("asked for".to_owned()),
-            })
-        })
+            }
+        });
+        self.ended = Some(outcome);
+        Ok(())
+    }
+
+    fn outcome(&mut self, _wait: Duration) -> Result<Option<Outcome>, Error> {
+        Ok(self.ended.take())
     }
 
     fn abort(&mut self) -> Result<(), Error> {

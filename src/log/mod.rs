@@ -6,6 +6,7 @@
 
 pub mod admin;
 mod client;
+mod committer;
 pub mod deliver;
 mod ffi;
 pub mod follow;
@@ -150,7 +151,11 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// The log as the loop needs it. Synchronous; one owner; one open transaction at a time.
+/// How long one look waits for the end of a commit that nothing can go on without.
+const OUTCOME_LOOK: Duration = Duration::from_millis(50);
+
+/// The log as the loop needs it. One owner; one open transaction at a time. Its calls wait for their answers, but for a
+/// commit, which takes long and beside which steps go on.
 pub trait Log: Send {
     /// Waits at most `wait` for something.
     ///
@@ -182,11 +187,31 @@ pub trait Log: Send {
     /// The client refuses for good.
     fn send(&mut self, record: Outgoing) -> Result<(), Error>;
 
-    /// Ends the transaction with these input offsets in it.
+    /// Begins to end the transaction with these input offsets in it. Until [`Log::outcome`] has told how it ended, nothing
+    /// is sent and nothing else is begun; reading goes on.
+    ///
+    /// # Errors
+    /// The client is beyond repair.
+    fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<(), Error>;
+
+    /// How the commit under way ended, once; `None` while that is not known, after waiting at most `wait`.
     ///
     /// # Errors
     /// [`Error::Fenced`], or the client is beyond repair.
-    fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<Outcome, Error>;
+    fn outcome(&mut self, wait: Duration) -> Result<Option<Outcome>, Error>;
+
+    /// Commits and waits for the end of it.
+    ///
+    /// # Errors
+    /// As [`Log::commit`] and [`Log::outcome`].
+    fn commit_now(&mut self, offsets: &[(Part, i64)]) -> Result<Outcome, Error> {
+        self.commit(offsets)?;
+        loop {
+            if let Some(outcome) = self.outcome(OUTCOME_LOOK)? {
+                return Ok(outcome);
+            }
+        }
+    }
 
     /// Drops the open transaction.
     ///

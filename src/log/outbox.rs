@@ -1,4 +1,5 @@
-//! From effects to records: frames for the stages, encoded records for the public topics, dead letters.
+//! From effects to records: frames for the stages, encoded records for the public topics, dead letters. They are held until
+//! a transaction takes them, and while one is being committed there is none.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,15 +35,16 @@ pub(super) const OUTPUTS: [&str; 8] = [
     "login-events-dlq",
 ];
 
-/// Collects what steps bring about and hands it to the log.
+/// Collects what steps bring about until the log takes it.
 #[derive(Debug)]
 pub struct Outbox {
     wiring: Arc<Wiring>,
     frames: BTreeMap<(Stage, i32), FrameWriter>,
     inputs: BTreeMap<Stage, Arc<str>>,
     names: BTreeMap<&'static str, Arc<str>>,
-    /// Bytes handed to the log since the last commit.
-    sent_bytes: usize,
+    held: Vec<Outgoing>,
+    /// Bytes of records put in since the last commit began.
+    bytes: usize,
 }
 
 impl Outbox {
@@ -50,7 +52,7 @@ impl Outbox {
     pub fn new(wiring: Arc<Wiring>) -> Self {
         let inputs = Stage::ALL.into_iter().map(|stage| (stage, wiring.topics.input(stage).into())).collect();
         let names = OUTPUTS.into_iter().map(|name| (name, wiring.topics.public(name).into())).collect();
-        Outbox { wiring, frames: BTreeMap::new(), inputs, names, sent_bytes: 0 }
+        Outbox { wiring, frames: BTreeMap::new(), inputs, names, held: Vec::new(), bytes: 0 }
     }
 
     fn topic(&self, name: &'static str) -> Arc<str> {
@@ -60,16 +62,18 @@ impl Outbox {
     /// Carries out one effect; `cause` is the record it came from.
     ///
     /// # Errors
-    /// The log refuses a record for good, or a record does not fit its schema.
-    pub fn put(&mut self, log: &mut dyn Log, output: Output, cause: Option<&Incoming>) -> Result<(), Error> {
+    /// A record does not fit its schema.
+    pub fn put(&mut self, output: Output, cause: Option<&Incoming>) -> Result<(), Error> {
         match output {
             Output::Item { to, route, item } => {
                 let partition = (route % self.wiring.partitions_of(to) as u64) as i32;
-                self.item(log, to, partition, &item)
+                self.item(to, partition, &item);
+                Ok(())
             }
             Output::MarkAll { to, mark } => {
                 let item = Item::Mark(mark);
-                (0..self.wiring.partitions_of(to)).try_for_each(|p| self.item(log, to, p, &item))
+                (0..self.wiring.partitions_of(to)).for_each(|p| self.item(to, p, &item));
+                Ok(())
             }
             Output::Verdict(verdict) => {
                 let key = Entity {
@@ -77,100 +81,119 @@ impl Outbox {
                     scope: verdict.scope,
                     value: verdict.value.as_str().into(),
                 };
-                self.record(log, "verdicts", key.key(), Some(&*verdict), Vec::new())
+                self.record("verdicts", key.key(), Some(&*verdict), Vec::new())
             }
-            Output::Block(change) => self.block(log, &change),
+            Output::Block(change) => self.block(&change),
             Output::Status(status) => {
                 let key = status.tenant.clone();
-                self.record(log, "attack-status", key, Some(&*status), Vec::new())
+                self.record("attack-status", key, Some(&*status), Vec::new())
             }
             Output::Incident(incident) => {
                 let key = incident.incident_id.clone();
-                self.record(log, "incidents", key, Some(&*incident), Vec::new())
+                self.record("incidents", key, Some(&*incident), Vec::new())
             }
-            Output::Detail(detail) => self.record(log, "incident-details", detail.key(), Some(&*detail), Vec::new()),
+            Output::Detail(detail) => self.record("incident-details", detail.key(), Some(&*detail), Vec::new()),
             Output::Activity(slice) => {
                 let key = slice.tenant.clone();
-                self.record(log, "activity", key, Some(&*slice), Vec::new())
+                self.record("activity", key, Some(&*slice), Vec::new())
             }
             Output::KnownPair(pair) => {
                 let topic = self.topic("known-pairs");
                 let (key, value) = (Some(pair.key.to_be_bytes().to_vec()), pair.value().map(|day| day.to_vec()));
-                log.send(Outgoing { topic, partition: None, key, value, headers: Vec::new() })
+                self.hold(Outgoing { topic, partition: None, key, value, headers: Vec::new() });
+                Ok(())
             }
             Output::Playbook(news) => {
                 tell(&news, cause);
                 Ok(())
             }
             Output::DeadLetter(letter) => match cause {
-                Some(record) => self.dead_letter(log, &letter.reject, Stage::Intake, record, None),
+                Some(record) => {
+                    self.dead_letter(&letter.reject, Stage::Intake, record, None);
+                    Ok(())
+                }
                 None => Ok(()),
             },
         }
     }
 
-    fn item(&mut self, log: &mut dyn Log, to: Stage, partition: i32, item: &Item) -> Result<(), Error> {
+    fn item(&mut self, to: Stage, partition: i32, item: &Item) {
         let frame = self.frames.entry((to, partition)).or_default();
         frame.push(item);
         if frame.is_full() {
             let value = frame.finish();
-            self.frame(log, to, partition, value)?;
+            self.frame(to, partition, value);
         }
-        Ok(())
     }
 
-    fn frame(&mut self, log: &mut dyn Log, to: Stage, partition: i32, value: Vec<u8>) -> Result<(), Error> {
-        self.sent_bytes += value.len();
-        let Some(topic) = self.inputs.get(&to).cloned() else { return Ok(()) };
-        log.send(Outgoing { topic, partition: Some(partition), key: None, value: Some(value), headers: Vec::new() })
+    fn frame(&mut self, to: Stage, partition: i32, value: Vec<u8>) {
+        if let Some(topic) = self.inputs.get(&to).cloned() {
+            self.hold(Outgoing {
+                topic,
+                partition: Some(partition),
+                key: None,
+                value: Some(value),
+                headers: Vec::new(),
+            });
+        }
     }
 
-    /// Sends the frames that hold something. Called before a commit: nobody sees them sooner.
+    fn hold(&mut self, record: Outgoing) {
+        self.bytes += record.value.as_ref().map_or(0, Vec::len);
+        self.held.push(record);
+    }
+
+    /// Hands over what is held: full frames, and records.
+    ///
+    /// # Errors
+    /// The log refuses a record for good.
+    pub fn hand_over(&mut self, log: &mut dyn Log) -> Result<(), Error> {
+        self.held.drain(..).try_for_each(|record| log.send(record))
+    }
+
+    /// Hands over everything, frames that are not full as well: a commit follows, and a new count of bytes.
     ///
     /// # Errors
     /// The log refuses a record for good.
     pub fn flush(&mut self, log: &mut dyn Log) -> Result<(), Error> {
-        let full: Vec<((Stage, i32), Vec<u8>)> = self
+        let begun: Vec<((Stage, i32), Vec<u8>)> = self
             .frames
             .iter_mut()
             .filter(|(_, frame)| !frame.is_empty())
             .map(|(place, frame)| (*place, frame.finish()))
             .collect();
-        full.into_iter().try_for_each(|((to, partition), value)| self.frame(log, to, partition, value))
+        begun.into_iter().for_each(|((to, partition), value)| self.frame(to, partition, value));
+        self.bytes = 0;
+        self.hand_over(log)
     }
 
-    /// Bytes of frames handed to the log since the last commit.
+    /// Bytes of records that the next commit is to hold.
     #[must_use]
-    pub const fn sent_bytes(&self) -> usize {
-        self.sent_bytes
+    pub const fn bytes(&self) -> usize {
+        self.bytes
     }
 
-    /// A transaction ends here.
-    pub const fn sent(&mut self) {
-        self.sent_bytes = 0;
-    }
-
-    /// Forgets what was not sent: its transaction is dropped.
+    /// Forgets everything: what brought it about is done once more.
     pub fn clear(&mut self) {
         self.frames.clear();
-        self.sent_bytes = 0;
+        self.held.clear();
+        self.bytes = 0;
     }
 
-    fn block(&mut self, log: &mut dyn Log, change: &BlockChange) -> Result<(), Error> {
+    fn block(&mut self, change: &BlockChange) -> Result<(), Error> {
         let key = change.entity.key();
         match change.entry() {
-            Some(entry) => self.record(log, "blocklist", key, Some(&entry), Vec::new()),
+            Some(entry) => self.record("blocklist", key, Some(&entry), Vec::new()),
             None => {
                 let generation = change.generation().to_string().into_bytes();
                 let headers = vec![("generation", generation), ("cause", change.cause.as_bytes().to_vec())];
-                self.record::<()>(log, "blocklist", key, None, headers)
+                self.record::<()>("blocklist", key, None, headers)
             }
         }
     }
 
     fn record<T: serde::Serialize>(
-        &self,
-        log: &mut dyn Log,
+        &mut self,
         name: &'static str,
         key: String,
         record: Option<&T>,
@@ -178,21 +201,13 @@ impl Outbox {
     ) -> Result<(), Error> {
         let value = record.map(|r| self.wiring.encoder.encode(name, r)).transpose();
         let value = value.map_err(|e| Error::Setup(e.to_string()))?;
-        log.send(Outgoing { topic: self.topic(name), partition: None, key: Some(key.into_bytes()), value, headers })
+        let topic = self.topic(name);
+        self.hold(Outgoing { topic, partition: None, key: Some(key.into_bytes()), value, headers });
+        Ok(())
     }
 
     /// Sets a record, or one item of a frame, aside with its reason and where it came from.
-    ///
-    /// # Errors
-    /// The log refuses a record for good.
-    pub fn dead_letter(
-        &self,
-        log: &mut dyn Log,
-        reject: &Reject,
-        stage: Stage,
-        record: &Incoming,
-        item: Option<&[u8]>,
-    ) -> Result<(), Error> {
+    pub fn dead_letter(&mut self, reject: &Reject, stage: Stage, record: &Incoming, item: Option<&[u8]>) {
         let value = item.or(record.value.as_deref());
         let length = value.map_or(0, <[u8]>::len);
         let kept = value.map(|v| v.get(..DEAD_LETTER_BYTES_MAX).unwrap_or(v).to_vec());
@@ -206,7 +221,7 @@ impl Outbox {
             ("length", length.to_string().into_bytes()),
         ];
         let topic = self.topic("login-events-dlq");
-        log.send(Outgoing { topic, partition: None, key: record.key.clone(), value: kept, headers })
+        self.hold(Outgoing { topic, partition: None, key: record.key.clone(), value: kept, headers });
     }
 }
 

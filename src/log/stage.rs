@@ -9,10 +9,14 @@
 //!                       replay up to the committed offset, silent ──▶ running
 //!
 //!   records ─▶ batch ─▶ step ─▶ frames, records, dead letters ─▶ open transaction ─▶ commit (─▶ store, at a checkpoint)
-//!                                                                      │
+//!                        ▲                                             │     │ under way: steps go on, what they bring
+//!                        └─────────────────────────────────────────────│─────┘ about waits for the next transaction
 //!           aborted, or a step panicked: back to the checkpoints ◀─────┤
 //!        unknown: new producer, read the committed offsets back ◀──────┘  ours: go on · before: back · else: close
 //! ```
+//!
+//! While a commit is under way nothing is sent, and its outcome is heard before anything else that matters happens: a
+//! rebalance, the next commit, a panic. What was stepped meanwhile stands or falls with it.
 //!
 //! A commit holds outputs and input offsets. Now and then it holds a *checkpoint* of some task as well: the rows that
 //! changed since the last one, and the position they belong to, for the changelog; after the commit the store gets the
@@ -56,7 +60,7 @@ pub trait Schemas: Send + Sync {
 #[derive(Debug, Clone)]
 pub struct StageOptions {
     pub application_id: String,
-    /// Time between two commits while there is something to commit. A loop with nothing left to read commits sooner.
+    /// Time between two commits while there is something to commit. A loop that keeps up with its input commits sooner.
     pub commit_interval: Duration,
     /// The same in a backlog: larger transactions cost less.
     pub backlog_commit_interval: Duration,
@@ -80,9 +84,13 @@ const WAITING_BYTES_MAX: usize = 64 << 20;
 /// Longest time that they wait: a partition that brings nothing may have lost its broker.
 const WAITING_MAX: Duration = Duration::from_secs(2);
 /// Most bytes of outputs in one transaction.
-const SENT_BYTES_MAX: usize = 32 << 20;
-/// What part of the commit interval a loop waits that has nothing left to read.
-const IDLE_SHARE: u32 = 4;
+const OUT_BYTES_MAX: usize = 32 << 20;
+/// How long one look waits for the outcome of a commit that nothing can go on without.
+const OUTCOME_LOOK: Duration = Duration::from_millis(50);
+/// What part of the commit interval a loop waits that keeps up with its input.
+const QUICK_SHARE: u32 = 4;
+/// So many records left to read are no backlog, however few were read.
+const FEW_RECORDS: usize = 100;
 /// Checkpoints that one commit makes because of their age; the others wait for the next.
 const CHECKPOINTS_MAX: usize = 2;
 /// Panics on one item before it is set aside.
@@ -91,6 +99,8 @@ const PANICS_MAX: u32 = 3;
 const POISON_MAX: usize = 1_000;
 /// Longest wait for restores while there is nothing else to do.
 const RESTORE_WAIT: Duration = Duration::from_millis(5);
+/// Longest wait in one poll while a commit is under way, so that its outcome is heard.
+const OUTCOME_POLL: Duration = Duration::from_millis(1);
 /// Longest wait in one poll, so that a stop is noticed.
 const POLL_MAX: Duration = Duration::from_millis(50);
 /// Intake tells the time at least this often, by the process clock.
@@ -130,16 +140,38 @@ pub struct StageLoop<L> {
     waiting: BTreeMap<Part, VecDeque<Incoming>>,
     waiting_bytes: usize,
     waiting_since: Duration,
-    /// Since the last commit.
+    /// Since the last commit began.
     counts: Counts,
     committed_at: Duration,
-    /// Nothing was left to read at some time since the last commit, or since the one before.
-    was_idle: [bool; 2],
+    under_way: Option<UnderWay>,
+    pace: Pace,
+    /// Records polled since the last commit began.
+    worked_off: usize,
     /// Places on which steps panicked, and how often; those that are set aside.
     panics: BTreeMap<Place, u32>,
     poison: BTreeSet<Place>,
     /// Somebody said to go on without what was deleted before it was read.
     skips_lost_input: bool,
+}
+
+/// How often to commit. What steps brought about is out with the commit and no sooner; but in a backlog nobody is served by
+/// many small transactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// The loop keeps up with its input.
+    Quick,
+    /// As set.
+    Set,
+    /// It has been behind for two commits or more.
+    Backlog,
+}
+
+/// A commit whose outcome is not known yet.
+struct UnderWay {
+    offsets: Vec<(Part, i64)>,
+    saved: BTreeMap<Part, Checkpoint>,
+    counts: Counts,
+    since: Duration,
 }
 
 impl<L> fmt::Debug for StageLoop<L> {
@@ -165,7 +197,9 @@ impl<L: Log> StageLoop<L> {
             waiting_since: Duration::ZERO,
             counts: Counts::default(),
             committed_at: of.clock.elapsed(),
-            was_idle: [true; 2],
+            under_way: None,
+            pace: Pace::Quick,
+            worked_off: 0,
             panics: BTreeMap::new(),
             poison: BTreeSet::new(),
             skips_lost_input: false,
@@ -198,6 +232,9 @@ impl<L: Log> StageLoop<L> {
     /// # Errors
     /// The log or a store is broken for good; what was not committed is not lost, since its input is still there.
     pub fn turn(&mut self) -> Result<(), Error> {
+        if self.polled.is_multiple_of(LOOK_EVERY) {
+            self.hear_outcome(Duration::ZERO)?;
+        }
         self.restore_some()?;
         let wait = self.poll_wait();
         let mut is_idle = false;
@@ -210,20 +247,20 @@ impl<L: Log> StageLoop<L> {
             Polled::Revoked { parts, lost } => self.revoke(&parts, lost)?,
             Polled::Idle => is_idle = true,
         }
-        // Nothing came though it was waited for.
-        self.was_idle[1] |= is_idle && self.polled == 0;
         if !is_idle && !self.polled.is_multiple_of(LOOK_EVERY) && self.batch_bytes < BATCH_BYTES_MAX {
             return Ok(());
         }
         let is_full = self.polled >= BATCH_RECORDS_MAX || self.batch_bytes >= BATCH_BYTES_MAX;
-        let is_due = self.of.clock.elapsed().saturating_sub(self.committed_at) >= self.interval();
+        // Under way there is one already.
+        let is_due =
+            self.under_way.is_none() && self.of.clock.elapsed().saturating_sub(self.committed_at) >= self.interval();
         if is_full || is_idle || is_due {
             match self.process() {
                 Err(Error::Panicked { place, words }) => return self.panicked(place, &words),
                 done => done?,
             }
         }
-        if is_due || self.outbox.sent_bytes() >= SENT_BYTES_MAX {
+        if is_due || self.outbox.bytes() >= OUT_BYTES_MAX {
             self.commit_or_go_back(&[])?;
         }
         Ok(())
@@ -238,24 +275,44 @@ impl<L: Log> StageLoop<L> {
         if self.polled > 0 {
             return GATHER;
         }
+        if self.under_way.is_some() {
+            return OUTCOME_POLL;
+        }
         let left = (self.committed_at + self.interval()).saturating_sub(self.of.clock.elapsed());
         let has_touched = self.tasks.values().any(|running| running.touched);
         // What waits for its commit is out soon when nothing more comes.
-        left.min(if has_touched { self.of.options.commit_interval / IDLE_SHARE } else { POLL_MAX })
+        left.min(if has_touched { self.of.options.commit_interval / QUICK_SHARE } else { POLL_MAX })
     }
 
-    /// The time between commits as things are: short where the last polls found nothing, so that what came last is out
-    /// soon; the set interval; longer in a backlog, where nobody is served by many small transactions.
+    /// The time between commits as things are.
     fn interval(&self) -> Duration {
-        match self.was_idle {
-            [_, true] => self.of.options.commit_interval / IDLE_SHARE,
-            [true, false] => self.of.options.commit_interval,
-            [false, false] => self.of.options.backlog_commit_interval.max(self.of.options.commit_interval),
+        match self.pace {
+            Pace::Quick => self.of.options.commit_interval / QUICK_SHARE,
+            Pace::Set => self.of.options.commit_interval,
+            Pace::Backlog => self.of.options.backlog_commit_interval.max(self.of.options.commit_interval),
         }
+    }
+
+    /// Chooses the pace of the next commits: slower while more is left to read than was read since the last one.
+    fn choose_pace(&mut self) {
+        let left: i64 = self.log.lags().into_iter().map(|(_, lag)| lag).sum();
+        let worked_off = std::mem::take(&mut self.worked_off).max(FEW_RECORDS);
+        let is_behind = usize::try_from(left).is_ok_and(|left| left > worked_off);
+        self.pace = match (self.pace, is_behind) {
+            (Pace::Quick, true) | (Pace::Backlog, false) => Pace::Set,
+            (Pace::Set | Pace::Backlog, true) => Pace::Backlog,
+            (Pace::Quick | Pace::Set, false) => Pace::Quick,
+        };
     }
 
     /// What is in hand, to the end: processed and committed, with checkpoints of these tasks.
     fn work_off(&mut self, closing: &[Part]) -> Result<(), Error> {
+        self.await_outcome()?;
+        self.work_off_beside(closing)?;
+        self.await_outcome()
+    }
+
+    fn work_off_beside(&mut self, closing: &[Part]) -> Result<(), Error> {
         match self.process() {
             Err(Error::Panicked { place, words }) => self.panicked(place, &words),
             done => {
@@ -275,6 +332,7 @@ impl<L: Log> StageLoop<L> {
     /// A step panicked. Its task is in no known state, so everything goes back to the last checkpoints and is tried
     /// again; an item on which steps panic each time is set aside.
     fn panicked(&mut self, place: Place, words: &str) -> Result<(), Error> {
+        self.await_outcome()?;
         self.of.progress.panicked();
         let times = self.panics.entry(place.clone()).or_insert(0);
         *times += 1;
@@ -351,13 +409,17 @@ impl<L: Log> StageLoop<L> {
     /// Whether nothing is in hand: every record polled has been committed.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.batch.is_empty() && self.waiting.is_empty() && self.tasks.values().all(|running| !running.touched)
+        self.batch.is_empty()
+            && self.waiting.is_empty()
+            && self.under_way.is_none()
+            && self.tasks.values().all(|running| !running.touched)
     }
 
     fn take(&mut self, record: Incoming) {
         let bytes = record.value.as_ref().map_or(0, Vec::len);
         self.batch_bytes += bytes;
         self.polled += 1;
+        self.worked_off += 1;
         if self.tasks.get(&record.part).is_some_and(|running| running.role == Role::Stage(Stage::Intake)) {
             if self.waiting.is_empty() {
                 self.waiting_since = self.of.clock.elapsed();
@@ -424,7 +486,7 @@ impl<L: Log> StageLoop<L> {
         }
         let ripe = self.ripe();
         let around = around(&self.of, &self.poison);
-        let mut out = Out { outbox: &mut self.outbox, log: &mut self.log, counts: &mut self.counts, voice: Voice::All };
+        let mut out = Out { outbox: &mut self.outbox, counts: &mut self.counts, voice: Voice::All };
         // Runs of one partition together; their order stays.
         for run in ripe.chunk_by(|a, b| a.part == b.part) {
             let running = run.first().and_then(|first| self.tasks.get_mut(&first.part));
@@ -438,11 +500,15 @@ impl<L: Log> StageLoop<L> {
                 running.feed(&around, &records, &mut out)?;
             }
         }
+        if self.under_way.is_none() {
+            self.outbox.hand_over(&mut self.log)?;
+        }
         Ok(())
     }
 
-    /// Ticks, outputs, offsets, and what is to be saved: one transaction.
+    /// Ticks, outputs, offsets, and what is to be saved: one transaction. It begins to end here.
     fn commit(&mut self, closing: &[Part]) -> Result<(), Error> {
+        self.await_outcome()?;
         let started = self.of.clock.elapsed();
         self.pass_time()?;
         let saved = self.checkpoints(closing);
@@ -453,7 +519,7 @@ impl<L: Log> StageLoop<L> {
             .map(|(part, running)| (part.clone(), running.next))
             .collect();
         self.committed_at = started;
-        self.was_idle = [self.was_idle[1], false];
+        self.choose_pace();
         if offsets.is_empty() {
             self.show();
             return Ok(());
@@ -462,10 +528,35 @@ impl<L: Log> StageLoop<L> {
             self.log.send(record)?;
         }
         self.outbox.flush(&mut self.log)?;
-        self.outbox.sent();
         super::metric::phase(Phase::Prepare, self.of.clock.elapsed().saturating_sub(started));
-        match self.log.commit(&offsets)? {
-            Outcome::Committed(ends) => self.apply(&offsets, &saved, &ends),
+        self.log.commit(&offsets)?;
+        for (part, _) in &offsets {
+            if let Some(running) = self.tasks.get_mut(part) {
+                running.touched = false;
+            }
+        }
+        let counts = std::mem::take(&mut self.counts);
+        self.under_way = Some(UnderWay { offsets, saved, counts, since: started });
+        Ok(())
+    }
+
+    /// Waits for the outcome of the commit under way, if there is one.
+    fn await_outcome(&mut self) -> Result<(), Error> {
+        while self.under_way.is_some() {
+            self.hear_outcome(OUTCOME_LOOK)?;
+        }
+        Ok(())
+    }
+
+    /// Carries out what the commit under way has come to, if that is known within `wait`.
+    fn hear_outcome(&mut self, wait: Duration) -> Result<(), Error> {
+        if self.under_way.is_none() {
+            return Ok(());
+        }
+        let Some(outcome) = self.log.outcome(wait)? else { return Ok(()) };
+        let Some(committing) = self.under_way.take() else { return Ok(()) };
+        match outcome {
+            Outcome::Committed(ends) => self.apply(committing, &ends),
             Outcome::Aborted(why) => {
                 tracing::warn!(%why, "transaction aborted; going back to the last checkpoint");
                 self.of.progress.aborted();
@@ -474,7 +565,7 @@ impl<L: Log> StageLoop<L> {
             Outcome::Unknown(why) => {
                 tracing::warn!(%why, "outcome of a commit is unknown; reading the committed offsets back");
                 self.of.progress.unknown();
-                self.decide(&offsets, &saved)
+                self.decide(committing)
             }
         }
     }
@@ -509,12 +600,14 @@ impl<L: Log> StageLoop<L> {
         let clock = self.of.clock.now();
         let done = self.at_their_ends();
         self.end_replays(&done);
-        let mut out = Out { outbox: &mut self.outbox, log: &mut self.log, counts: &mut self.counts, voice: Voice::All };
+        let mut out = Out { outbox: &mut self.outbox, counts: &mut self.counts, voice: Voice::All };
         for (part, running) in &mut self.tasks {
             if running.role == Role::Stage(Stage::Intake) {
                 let is_done = done.contains(part) && !self.waiting.contains_key(part);
                 let floor = self.of.progress.floor(part, is_done, running.task.now(), clock);
-                if clock.saturating_sub(running.ticked_at) >= TICK_MS || running.ticked_at > clock {
+                // A replay says nothing, the time neither.
+                let is_time = clock.saturating_sub(running.ticked_at) >= TICK_MS || running.ticked_at > clock;
+                if is_time && running.replaying().is_none() {
                     running.ticked_at = clock;
                     let at = if is_done { floor } else { running.task.now() };
                     running.tick(at, &mut out)?;
@@ -540,25 +633,21 @@ impl<L: Log> StageLoop<L> {
     }
 
     /// The transaction is visible: stores follow.
-    fn apply(
-        &mut self,
-        offsets: &[(Part, i64)],
-        saved: &BTreeMap<Part, Checkpoint>,
-        ends: &[(Part, i64)],
-    ) -> Result<(), Error> {
+    fn apply(&mut self, committed: UnderWay, ends: &[(Part, i64)]) -> Result<(), Error> {
+        let UnderWay { offsets, saved, counts, since } = committed;
         let ends: BTreeMap<&Part, i64> = ends.iter().map(|(part, end)| (part, *end)).collect();
         let now = self.of.clock.elapsed();
-        for (part, _) in offsets {
+        for (part, next) in &offsets {
             let Some(running) = self.tasks.get_mut(part) else { continue };
-            running.committed();
+            running.committed(*next);
             if let Some(checkpoint) = saved.get(part) {
                 running.save(checkpoint, ends.get(&checkpoint.changelog).copied(), now)?;
             }
         }
-        self.trim(saved);
+        self.trim(&saved);
         super::metric::phase(Phase::Store, self.of.clock.elapsed().saturating_sub(now));
-        super::metric::committed(&self.counts, self.of.clock.elapsed().saturating_sub(self.committed_at));
-        self.of.progress.committed(&std::mem::take(&mut self.counts));
+        super::metric::committed(&counts, self.of.clock.elapsed().saturating_sub(since));
+        self.of.progress.committed(&counts);
         self.show();
         Ok(())
     }
@@ -602,8 +691,9 @@ impl<L: Log> StageLoop<L> {
 
     /// Ends the doubt: a new producer of the same id closes what the old one left open, then the committed offsets
     /// tell whether the transaction happened.
-    fn decide(&mut self, offsets: &[(Part, i64)], saved: &BTreeMap<Part, Checkpoint>) -> Result<(), Error> {
+    fn decide(&mut self, doubted: UnderWay) -> Result<(), Error> {
         self.log.recreate()?;
+        let UnderWay { offsets, saved, .. } = &doubted;
         let parts: Vec<Part> = offsets.iter().map(|(part, _)| part.clone()).collect();
         let found = self.log.committed(&parts)?;
         let before = |part: &Part| self.tasks.get(part).map(|running| running.committed);
@@ -634,14 +724,16 @@ impl<L: Log> StageLoop<L> {
         }
         if happened {
             // Where the changelog ended is not known; restoring a little more than needed changes nothing.
-            self.apply(offsets, saved, &[])?;
+            self.apply(doubted, &[])?;
         }
         if !gone.is_empty() {
             // Its new owner has restored it from the changelog.
             tracing::warn!(parts = ?gone.iter().map(ToString::to_string).collect::<Vec<_>>(), "moved on without us; closed");
             self.close(&gone);
         }
-        if happened { Ok(()) } else { self.rewind() }
+        // What was stepped since goes on from what happened; but what a task that is gone brought about meanwhile is its new
+        // owner's to say.
+        if happened && gone.is_empty() { Ok(()) } else { self.rewind() }
     }
 
     fn open(&mut self, parts: Vec<Part>) -> Result<(), Error> {
@@ -681,6 +773,7 @@ impl<L: Log> StageLoop<L> {
     fn revoke(&mut self, parts: &[Part], lost: bool) -> Result<(), Error> {
         self.of.progress.rebalanced();
         if lost {
+            self.await_outcome()?;
             self.log.abort()?;
             self.close(parts);
             self.rewind()?;

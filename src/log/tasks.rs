@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::outbox::Outbox;
-use super::{Clock, Error, Incoming, Log, Outgoing, Part, Place, Schemas};
+use super::{Clock, Error, Incoming, Outgoing, Part, Place, Schemas};
 use crate::engine::frame::{FrameReader, FrameWriter, item_bytes};
 use crate::engine::{ControlChange, Counter, Counts, Effects, Env, Input, Item, Key, Output, Raw, Task, Write};
 use crate::event::wire::{Encoding, decode_output, encoding_of};
@@ -94,6 +94,8 @@ pub(super) struct Running {
     doubtful: bool,
     /// Process time of the last tick (intake).
     pub(super) ticked_at: Millis,
+    /// It ticked since the last checkpoint.
+    has_ticked: bool,
     /// Build and playbooks of this process.
     steps_id: u64,
     /// The rows of the last checkpoint came to be under others.
@@ -126,7 +128,6 @@ pub(super) struct Around<'a> {
 /// Where what steps bring about goes until the commit.
 pub(super) struct Out<'a> {
     pub(super) outbox: &'a mut Outbox,
-    pub(super) log: &'a mut dyn Log,
     pub(super) counts: &'a mut Counts,
     pub(super) voice: Voice,
 }
@@ -185,6 +186,7 @@ impl Running {
             unsaved: false,
             doubtful: false,
             ticked_at: Millis::MIN,
+            has_ticked: false,
             steps_id,
             is_changed: meta_steps != steps_id,
             saved_at: Duration::ZERO,
@@ -206,6 +208,7 @@ impl Running {
             unsaved: false,
             doubtful: false,
             ticked_at: Millis::MIN,
+            has_ticked: false,
             steps_id: 0,
             is_changed: false,
             saved_at: Duration::ZERO,
@@ -242,6 +245,7 @@ impl Running {
         self.next = saved.min(self.committed);
         self.touched = false;
         self.unsaved = false;
+        self.has_ticked = false;
         Ok(())
     }
 
@@ -294,7 +298,8 @@ impl Running {
     fn raw(&mut self, around: &Around<'_>, record: &Incoming, out: &mut Out<'_>) -> Result<(), Error> {
         let cause = Cause::Item(record, 0);
         if !around.poison.is_empty() && around.poison.contains(&cause.place(&self.part)) {
-            return self.set_aside(record, None, out);
+            self.set_aside(record, None, out);
+            return Ok(());
         }
         let value = record.value.as_deref();
         let schema_header = record.header("__value_schema_id");
@@ -318,7 +323,7 @@ impl Running {
     fn frames(&mut self, around: &Around<'_>, records: &[Incoming], out: &mut Out<'_>) -> Result<(), Error> {
         // One frame at a time: its rows are asked for together, and are still in the processor's cache when they are used.
         for record in records {
-            let inputs = self.inputs(around, record, out)?;
+            let inputs = self.inputs(around, record, out);
             let mut keys = std::mem::take(&mut self.keys);
             keys.clear();
             for (_, input) in &inputs {
@@ -368,45 +373,46 @@ impl Running {
         around: &Around<'_>,
         record: &'a Incoming,
         out: &mut Out<'_>,
-    ) -> Result<Vec<(Cause<'a>, Input<'static>)>, Error> {
+    ) -> Vec<(Cause<'a>, Input<'static>)> {
         let stage = self.task.stage();
         let items = match FrameReader::new(record.value.as_deref().unwrap_or_default()) {
             Ok(items) => items,
             Err(reject) => {
-                out.broken(&reject, stage, record, None)?;
-                return Ok(Vec::new());
+                out.broken(&reject, stage, record, None);
+                return Vec::new();
             }
         };
         let mut inputs = Vec::with_capacity(FrameWriter::ITEMS_MAX);
         for (number, item) in items.enumerate() {
             let cause = Cause::Item(record, number);
             if !around.poison.is_empty() && around.poison.contains(&cause.place(&self.part)) {
-                self.set_aside(record, item.ok().map(|item| item_bytes(&item)), out)?;
+                self.set_aside(record, item.ok().map(|item| item_bytes(&item)), out);
                 continue;
             }
             match item.map(|item| input_of(stage, item)) {
                 Ok(Some(input)) => inputs.push((cause, input)),
                 Ok(None) => {
                     let reject = Reject::new(Reason::BrokenFrame, "an item that this stage does not take");
-                    out.broken(&reject, stage, record, None)?;
+                    out.broken(&reject, stage, record, None);
                 }
-                Err((reject, bytes)) => out.broken(&reject, stage, record, Some(bytes))?,
+                Err((reject, bytes)) => out.broken(&reject, stage, record, Some(bytes)),
             }
         }
-        Ok(inputs)
+        inputs
     }
 
     /// A record, or one item of it, on which steps panic: a dead letter.
-    fn set_aside(&self, record: &Incoming, item: Option<Vec<u8>>, out: &mut Out<'_>) -> Result<(), Error> {
+    fn set_aside(&self, record: &Incoming, item: Option<Vec<u8>>, out: &mut Out<'_>) {
         let reject =
             Reject::new(Reason::Poison, "a step panicked on it several times; the log of the job has its words");
         let stage = self.task.stage();
         if stage == Stage::Intake && out.voice == Voice::All {
             out.counts.add(Counter::EventsIn, 1);
             out.counts.add(Counter::DeadLetters, 1);
-            return out.outbox.dead_letter(out.log, &reject, stage, record, None);
+            out.outbox.dead_letter(&reject, stage, record, None);
+        } else {
+            out.broken(&reject, stage, record, item.as_deref());
         }
-        out.broken(&reject, stage, record, item.as_deref())
     }
 
     /// What must come before an input; `true` when the plan became another one meanwhile.
@@ -447,6 +453,7 @@ impl Running {
     pub(super) fn tick(&mut self, at: Millis, out: &mut Out<'_>) -> Result<(), Error> {
         self.touched = true;
         self.unsaved = true;
+        self.has_ticked = true;
         self.step(Input::Tick(at), &Cause::Tick, out)
     }
 
@@ -488,12 +495,12 @@ impl Running {
             .map_err(|panic| Error::Panicked { place: cause.place(&self.part), words: words_of(panic.as_ref()) })
     }
 
-    /// Whether it is time for a checkpoint. Intake has one with every commit: what its ticks said is in no log.
+    /// Whether it is time for a checkpoint. Intake has one with every tick, which is in no log.
     pub(super) fn wants_checkpoint(&self, now: Duration) -> bool {
         let Some(kept) = &self.store else { return false };
         // The first one says that there is state, so that state which went missing is noticed.
         self.unsaved
-            && (self.task.stage() == Stage::Intake
+            && (self.has_ticked
                 || kept.meta.checkpoints == 0
                 || self.task.dirty_len() >= CHECKPOINT_ROWS_MAX
                 || now.saturating_sub(self.saved_at) >= CHECKPOINT_AFTER)
@@ -515,6 +522,9 @@ impl Running {
     pub(super) fn checkpoint(&mut self) -> Option<Checkpoint> {
         let kept = self.store.as_ref()?;
         let writes = self.task.seal();
+        // Should its transaction fail, everything goes back to the last one.
+        self.unsaved = false;
+        self.has_ticked = false;
         let meta = Meta {
             input_offset: self.next,
             stream_time: self.task.now(),
@@ -525,19 +535,17 @@ impl Running {
         Some(Checkpoint { writes, meta, changelog: kept.changelog.clone() })
     }
 
-    /// After the commit.
-    pub(super) fn committed(&mut self) {
-        self.committed = self.next;
-        self.touched = false;
+    /// A commit up to this offset has succeeded.
+    pub(super) fn committed(&mut self, next: i64) {
+        self.committed = next;
     }
 
-    /// After the commit that held a checkpoint: the same rows go into the store, with their position.
+    /// The commit that held this checkpoint has succeeded: the same rows go into the store, with their position.
     pub(super) fn save(&mut self, saved: &Checkpoint, end: Option<i64>, now: Duration) -> Result<(), Error> {
         let Some(kept) = &mut self.store else { return Ok(()) };
         let changelog_offset = end.unwrap_or(kept.meta.changelog_offset);
         kept.meta = Meta { changelog_offset, ..saved.meta.clone() };
         kept.rows.apply(&saved.writes, &kept.meta)?;
-        self.unsaved = false;
         self.doubtful = false;
         self.is_changed = false;
         self.saved_at = now;
@@ -594,7 +602,7 @@ impl Cause<'_> {
 impl Out<'_> {
     /// The same, borrowed anew.
     fn again(&mut self) -> Out<'_> {
-        Out { outbox: self.outbox, log: self.log, counts: self.counts, voice: self.voice }
+        Out { outbox: self.outbox, counts: self.counts, voice: self.voice }
     }
 
     /// Carries out what a step brought about, and leaves it empty. In silence it happened before.
@@ -606,15 +614,14 @@ impl Out<'_> {
         }
         self.counts.merge(&effects.counts);
         effects.counts = Counts::default();
-        effects.outputs.drain(..).try_for_each(|output| self.outbox.put(self.log, output, cause))
+        effects.outputs.drain(..).try_for_each(|output| self.outbox.put(output, cause))
     }
 
-    fn broken(&mut self, reject: &Reject, stage: Stage, record: &Incoming, item: Option<&[u8]>) -> Result<(), Error> {
-        if self.voice != Voice::All {
-            return Ok(());
+    fn broken(&mut self, reject: &Reject, stage: Stage, record: &Incoming, item: Option<&[u8]>) {
+        if self.voice == Voice::All {
+            self.counts.add(Counter::BrokenItems, 1);
+            self.outbox.dead_letter(reject, stage, record, item);
         }
-        self.counts.add(Counter::BrokenItems, 1);
-        self.outbox.dead_letter(self.log, reject, stage, record, item)
     }
 }
 

@@ -406,7 +406,7 @@ fn a_late_end_ends_the_next_transaction_of_its_epoch_and_not_that_of_the_next_ep
         let mut client = joined(&cluster, "worker");
         put(&mut client, "out", "k", Some("x"));
         if is_defended {
-            assert!(matches!(client.commit(&offset(1)), Ok(Outcome::Unknown(_))));
+            assert!(matches!(client.commit_now(&offset(1)), Ok(Outcome::Unknown(_))));
             client.recreate().unwrap();
             put(&mut client, "out", "k", Some("x again"));
         } else {
@@ -419,7 +419,7 @@ fn a_late_end_ends_the_next_transaction_of_its_epoch_and_not_that_of_the_next_ep
         let seen = values(&cluster, "out");
         if is_defended {
             assert!(seen.is_empty(), "the first was aborted, and the second is open: {seen:?}");
-            assert!(matches!(client.commit(&offset(1)), Ok(Outcome::Committed(_))));
+            assert!(matches!(client.commit_now(&offset(1)), Ok(Outcome::Committed(_))));
             assert_eq!(values(&cluster, "out"), ["x again", "half of the next"]);
         } else {
             assert_eq!(seen, ["x", "half of the next"], "without its offsets, and before it was whole");
@@ -435,7 +435,7 @@ fn what_the_client_repeated_by_itself_does_not_end_the_next_transaction() {
     let cluster = cluster(Box::new(Scripted { passages: vec![repeated], hears_late: false }));
     let mut client = joined(&cluster, "worker");
     put(&mut client, "out", "k", Some("x"));
-    assert!(matches!(client.commit(&offset(1)), Ok(Outcome::Committed(_))));
+    assert!(matches!(client.commit_now(&offset(1)), Ok(Outcome::Committed(_))));
     put(&mut client, "out", "k", Some("half of the next"));
     cluster.pass(200);
     assert_eq!(values(&cluster, "out"), ["x"]);
@@ -447,7 +447,7 @@ fn what_is_unknown_is_told_by_the_offsets() {
         let cluster = cluster(Box::new(Scripted { passages: vec![passage], hears_late: false }));
         let mut client = joined(&cluster, "worker");
         put(&mut client, "out", "k", Some("x"));
-        assert!(matches!(client.commit(&offset(1)), Ok(Outcome::Unknown(_))));
+        assert!(matches!(client.commit_now(&offset(1)), Ok(Outcome::Unknown(_))));
         client.recreate().unwrap();
         let [(part, _)] = offset(1);
         assert_eq!(client.committed(&[part]).unwrap(), [happened.then_some(1)], "{passage:?}");
@@ -464,9 +464,9 @@ fn a_transaction_that_stays_open_is_aborted_and_its_producer_fenced() {
     assert_eq!(cluster.unfinished().len(), 2, "the transaction and its partition");
     cluster.pass(1);
     assert!(cluster.unfinished().is_empty());
-    assert!(matches!(client.commit(&offset(1)), Ok(Outcome::Unknown(why)) if why == "ProducerFenced"));
+    assert!(matches!(client.commit_now(&offset(1)), Ok(Outcome::Unknown(why)) if why == "ProducerFenced"));
     client.recreate().unwrap();
-    assert!(matches!(client.commit(&offset(1)), Ok(Outcome::Committed(_))), "and a new one goes on");
+    assert!(matches!(client.commit_now(&offset(1)), Ok(Outcome::Committed(_))), "and a new one goes on");
     assert!(values(&cluster, "out").is_empty());
 }
 
@@ -478,7 +478,7 @@ fn compaction_keeps_what_a_reader_needs_and_retention_what_is_young() {
         put(&mut client, "changes", key, value);
         put(&mut client, "out", key, value);
     }
-    assert!(matches!(client.commit(&offset(1)), Ok(Outcome::Committed(_))));
+    assert!(matches!(client.commit_now(&offset(1)), Ok(Outcome::Committed(_))));
     put(&mut client, "changes", "a", Some("3"));
     cluster.clean();
     assert_eq!(values(&cluster, "changes"), ["2", "gone"]);
@@ -486,7 +486,7 @@ fn compaction_keeps_what_a_reader_needs_and_retention_what_is_young() {
     cluster.set_now(1_000);
     cluster.clean();
     assert_eq!(values(&cluster, "changes"), ["2"]);
-    assert!(matches!(client.commit(&offset(1)), Ok(Outcome::Committed(_))));
+    assert!(matches!(client.commit_now(&offset(1)), Ok(Outcome::Committed(_))));
     assert_eq!(values(&cluster, "changes"), ["2", "3"]);
     assert_eq!(values(&cluster, "out").len(), 4);
     cluster.set_now(1_001);
@@ -505,7 +505,7 @@ fn a_member_that_is_not_heard_leaves_and_wakes_as_nobody() {
     assert!(matches!(second.poll(Duration::ZERO), Ok(Polled::Assigned(parts)) if parts.len() == 1));
     cluster.wake(first.id());
     put(&mut first, "out", "k", Some("x"));
-    assert!(matches!(first.commit(&offset(1)), Ok(Outcome::Aborted(why)) if why == "UnknownMemberId"));
+    assert!(matches!(first.commit_now(&offset(1)), Ok(Outcome::Aborted(why)) if why == "UnknownMemberId"));
     assert!(matches!(first.poll(Duration::ZERO), Ok(Polled::Revoked { lost: true, .. })));
 }
 
@@ -528,5 +528,5 @@ fn a_static_member_that_comes_back_in_time_has_its_partitions_at_once() {
     assert!(matches!(first.poll(Duration::ZERO), Err(portcullis::log::Error::Fenced(_))));
     drop(first);
     put(&mut second, "out", "k", Some("x"));
-    assert!(matches!(second.commit(&offset(1)), Ok(Outcome::Committed(_))), "in the generation of before");
+    assert!(matches!(second.commit_now(&offset(1)), Ok(Outcome::Committed(_))), "in the generation of before");
 }

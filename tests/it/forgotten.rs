@@ -129,7 +129,7 @@ fn what_a_forgotten_member_was_given_is_not_committed_under_its_new_name() {
     let parts = assigned(&mut old);
     assert_eq!(parts.len(), 2);
     let offsets = |at: i64| parts.iter().map(|part| (part.clone(), at)).collect::<Vec<_>>();
-    assert!(matches!(old.commit(&offsets(1)).unwrap(), Outcome::Committed(_)));
+    assert!(matches!(old.commit_now(&offsets(1)).unwrap(), Outcome::Committed(_)));
 
     // Another joins. While the old one's answer to that is under way, it is struck off.
     broker.proxy.arm(Api::JoinGroup, Hurt::Hold);
@@ -141,12 +141,12 @@ fn what_a_forgotten_member_was_given_is_not_committed_under_its_new_name() {
     strike_off(broker.bootstrap(), "old");
     let taken = assigned(&mut new);
     assert_eq!(taken.iter().collect::<BTreeSet<_>>(), parts.iter().collect::<BTreeSet<_>>());
-    assert!(matches!(new.commit(&offsets(2)).unwrap(), Outcome::Committed(_)));
+    assert!(matches!(new.commit_now(&offsets(2)).unwrap(), Outcome::Committed(_)));
 
     // It joins under a new name, and does not know yet that anything was taken from it.
     broker.proxy.let_go();
     let lost = until(DEADLINE, "everything to be lost", || {
-        match old.commit(&offsets(3)).unwrap() {
+        match old.commit_now(&offsets(3)).unwrap() {
             Outcome::Aborted(_) => {}
             other @ (Outcome::Committed(_) | Outcome::Unknown(_)) => {
                 panic!("what belongs to another was committed: {other:?}")
@@ -177,7 +177,7 @@ fn what_a_forgotten_member_was_given_is_not_committed_under_its_new_name() {
     // The new one may have had to give up more than this, since two had claimed the same.
     assert!(again.iter().all(|part| given.contains(part)), "{again:?} of {given:?}");
     let ours: Vec<(Part, i64)> = again.into_iter().map(|part| (part, 4)).collect();
-    assert!(matches!(old.commit(&ours).unwrap(), Outcome::Committed(_)));
+    assert!(matches!(old.commit_now(&ours).unwrap(), Outcome::Committed(_)));
     lets_go(|| drop(new));
     lets_go(|| drop(old));
 }

@@ -32,6 +32,8 @@ pub struct ModelLog {
     id: ClientId,
     producer: ProducerName,
     transaction: Transaction,
+    /// How the commit ended of which nobody asked yet.
+    ended: Option<Outcome>,
     /// Partitions being read, with the next offset of each.
     positions: BTreeMap<Part, i64>,
     /// The ends that were last heard of them.
@@ -82,6 +84,7 @@ impl ModelLog {
             id,
             producer,
             transaction: Transaction::default(),
+            ended: None,
             positions: BTreeMap::new(),
             heard: BTreeMap::new(),
             restoring: BTreeMap::new(),
@@ -140,6 +143,36 @@ impl ModelLog {
     fn give_up(&mut self, why: Refusal) -> Result<Outcome, Error> {
         self.abort()?;
         Ok(Outcome::Aborted(format!("{why:?}")))
+    }
+
+    /// The whole of a commit: offsets, then the end.
+    fn end_with(&mut self, offsets: &[(Part, i64)]) -> Result<Outcome, Error> {
+        if let Some(why) = self.transaction.failed {
+            return self.give_up(why);
+        }
+        if !offsets.is_empty() {
+            match self.send_offsets(offsets) {
+                Answer::Done => {}
+                Answer::Refused(Refusal::ProducerFenced) => return self.was_fenced(),
+                Answer::Refused(why) => return self.give_up(why),
+                Answer::Silence => return Ok(Outcome::Unknown("no answer to TxnOffsetCommit".to_owned())),
+            }
+        }
+        match self.end(true) {
+            Answer::Done => {
+                self.fenced = 0;
+                let was_repeated = self.transaction.was_repeated;
+                let ends = self.forget();
+                if was_repeated {
+                    // The first one may still come, and would end the next transaction of this epoch.
+                    self.recreate()?;
+                }
+                Ok(Outcome::Committed(ends))
+            }
+            Answer::Refused(Refusal::ProducerFenced) => self.was_fenced(),
+            Answer::Refused(why) => Ok(Outcome::Unknown(format!("{why:?}"))),
+            Answer::Silence => Ok(Outcome::Unknown("no answer to EndTxn".to_owned())),
+        }
     }
 
     /// A transaction that timed out looks like another instance of the same name; but the latter goes on.
@@ -244,33 +277,13 @@ impl Log for ModelLog {
         Ok(())
     }
 
-    fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<Outcome, Error> {
-        if let Some(why) = self.transaction.failed {
-            return self.give_up(why);
-        }
-        if !offsets.is_empty() {
-            match self.send_offsets(offsets) {
-                Answer::Done => {}
-                Answer::Refused(Refusal::ProducerFenced) => return self.was_fenced(),
-                Answer::Refused(why) => return self.give_up(why),
-                Answer::Silence => return Ok(Outcome::Unknown("no answer to TxnOffsetCommit".to_owned())),
-            }
-        }
-        match self.end(true) {
-            Answer::Done => {
-                self.fenced = 0;
-                let was_repeated = self.transaction.was_repeated;
-                let ends = self.forget();
-                if was_repeated {
-                    // The first one may still come, and would end the next transaction of this epoch.
-                    self.recreate()?;
-                }
-                Ok(Outcome::Committed(ends))
-            }
-            Answer::Refused(Refusal::ProducerFenced) => self.was_fenced(),
-            Answer::Refused(why) => Ok(Outcome::Unknown(format!("{why:?}"))),
-            Answer::Silence => Ok(Outcome::Unknown("no answer to EndTxn".to_owned())),
-        }
+    fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<(), Error> {
+        self.ended = Some(self.end_with(offsets)?);
+        Ok(())
+    }
+
+    fn outcome(&mut self, _wait: Duration) -> Result<Option<Outcome>, Error> {
+        Ok(self.ended.take())
     }
 
     fn abort(&mut self) -> Result<(), Error> {

@@ -198,7 +198,7 @@ impl Client<'_> {
     /// Commits with the offset of `in[0]`; how it ended, and the ends of changelogs.
     pub fn commit(&mut self, offset: i64) -> String {
         let changes = self.rig.part("changes", 0);
-        match self.log.commit(&[(self.rig.part("in", 0), offset)]) {
+        match self.log.commit_now(&[(self.rig.part("in", 0), offset)]) {
             Ok(Outcome::Committed(ends)) => {
                 let end = ends.into_iter().find(|(part, _)| *part == changes).map(|(_, end)| end);
                 end.map_or("committed".to_owned(), |end| format!("committed, changelog to {end}"))

@@ -16,6 +16,9 @@ pub trait Fate: Send + Sync {
     /// Whether the transaction that is to be committed now is aborted instead.
     fn aborts(&self) -> bool;
 
+    /// Whether a commit under way takes longer still: before its requests go out, or before their answers are heard.
+    fn dawdles(&self) -> bool;
+
     /// For whoever looks into one seed.
     fn hears(&self, worker: usize, what: &dyn Fn() -> String);
 }
@@ -25,6 +28,10 @@ pub struct Meddled {
     pub inner: Box<dyn Log>,
     pub worker: usize,
     pub fate: Arc<dyn Fate>,
+    /// A commit that is under way and of which nothing was sent yet.
+    pub unsent: Option<Vec<(Part, i64)>>,
+    /// How it ended, without the log.
+    pub ended: Option<Outcome>,
 }
 
 impl Meddled {
@@ -63,12 +70,30 @@ impl Log for Meddled {
         self.around(&|| format!("send {place:?}"), |log| log.send(record))
     }
 
-    fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<Outcome, Error> {
+    fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<(), Error> {
         if self.fate.aborts() {
             self.around(&|| "abort".to_owned(), |log| log.abort())?;
-            return Ok(Outcome::Aborted("by the dice".to_owned()));
+            self.ended = Some(Outcome::Aborted("by the dice".to_owned()));
+            return Ok(());
+        }
+        if self.fate.dawdles() {
+            self.unsent = Some(offsets.to_vec());
+            return Ok(());
         }
         self.around(&|| format!("commit {offsets:?}"), |log| log.commit(offsets))
+    }
+
+    fn outcome(&mut self, wait: Duration) -> Result<Option<Outcome>, Error> {
+        if wait.is_zero() && self.fate.dawdles() {
+            return Ok(None);
+        }
+        if let Some(ended) = self.ended.take() {
+            return Ok(Some(ended));
+        }
+        if let Some(offsets) = self.unsent.take() {
+            self.around(&|| format!("commit {offsets:?}, late"), |log| log.commit(&offsets))?;
+        }
+        self.around(&|| "outcome".to_owned(), |log| log.outcome(wait))
     }
 
     fn abort(&mut self) -> Result<(), Error> {
@@ -118,7 +143,7 @@ impl Log for Meddled {
 
 /// A client that treats silence as every client without KIP-890 would: it asks the same producer again, and takes "done"
 /// for an answer to what it asked.
-pub struct Undefended(pub ModelLog);
+pub struct Undefended(pub ModelLog, pub Option<Outcome>);
 
 /// How often it asks before it gives up.
 const ASKED_MAX: usize = 10;
@@ -130,8 +155,8 @@ impl Undefended {
     }
 }
 
-impl Log for Undefended {
-    fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<Outcome, Error> {
+impl Undefended {
+    fn end_with(&mut self, offsets: &[(Part, i64)]) -> Result<Outcome, Error> {
         let unknown = || Ok(Outcome::Unknown("no answer, however often it asked".to_owned()));
         if self.0.failed().is_some() {
             self.abort()?;
@@ -149,6 +174,17 @@ impl Log for Undefended {
             Some(Answer::Done) => Ok(Outcome::Committed(self.0.forget())),
             Some(Answer::Refused(_) | Answer::Silence) | None => unknown(),
         }
+    }
+}
+
+impl Log for Undefended {
+    fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<(), Error> {
+        self.1 = Some(self.end_with(offsets)?);
+        Ok(())
+    }
+
+    fn outcome(&mut self, _wait: Duration) -> Result<Option<Outcome>, Error> {
+        Ok(self.1.take())
     }
 
     fn abort(&mut self) -> Result<(), Error> {

@@ -44,6 +44,8 @@ struct Rates {
     stops: u64,
     /// One commit in so many.
     aborts: u64,
+    /// Of commits under way, one in so many takes longer each time that somebody looks.
+    dawdles: u64,
     /// One step in so many.
     kills: u64,
     freezes: u64,
@@ -190,6 +192,7 @@ impl World {
             crashes: *dice.pick(&[0, 5_000, 15_000, 40_000]),
             stops: *dice.pick(&[0, 5_000, 20_000]),
             aborts: *dice.pick(&[0, 10, 40]),
+            dawdles: *dice.pick(&[0, 2, 2, 10]),
             kills: *dice.pick(&[0, 200, 600]),
             freezes: *dice.pick(&[0, 200, 600]),
             departures: *dice.pick(&[0, 300, 800]),
@@ -423,8 +426,8 @@ impl World {
         };
         let log = ModelLog::new(&self.cluster, options);
         let client = log.id();
-        let inner: Box<dyn Log> = if self.is_defended { Box::new(log) } else { Box::new(Undefended(log)) };
-        let log = Meddled { inner, worker: n, fate: self.me.upgrade().unwrap() };
+        let inner: Box<dyn Log> = if self.is_defended { Box::new(log) } else { Box::new(Undefended(log, None)) };
+        let log = Meddled { inner, worker: n, fate: self.me.upgrade().unwrap(), unsent: None, ended: None };
         self.with(|inner| {
             inner.take_progress(n);
             let worker = &mut inner.workers[n];
@@ -599,6 +602,10 @@ impl Fate for World {
 
     fn aborts(&self) -> bool {
         self.with(|inner| !inner.is_calm && inner.dice.one_in(self.rates.aborts))
+    }
+
+    fn dawdles(&self) -> bool {
+        self.with(|inner| !inner.is_calm && inner.dice.one_in(self.rates.dawdles))
     }
 
     fn hears(&self, worker: usize, what: &dyn Fn() -> String) {
