@@ -68,8 +68,8 @@ fn every_layout_is_understood_by_the_names_of_its_fields() {
         (
             "DBIP-Location-ISP",
             json!({"country": {"iso_code": "FR"}, "location": {"latitude": 48.85, "longitude": 2.35},
-                "traits": {"autonomous_system_number": 64502, "autonomous_system_organization": "Exemple"}}),
-            facts(64502, "Exemple", "FR"),
+                "traits": {"autonomous_system_number": 64502, "autonomous_system_organization": "Société"}}),
+            facts(64502, "Société", "FR"),
         ),
         (
             "ipinfo bundle_location_lite.mmdb",
@@ -573,21 +573,33 @@ fn cost_of_a_look_up() {
     );
 
     let event = failure(START, "e", "203.0.113.9", "ada@example.org");
-    let attempt = portcullis::event::wire::canonical(event, START, None).unwrap();
-    const N: u32 = 1_000_000;
-    let mut attempts: Vec<_> = (0..N)
-        .map(|_| portcullis::event::Attempt {
-            source: Ipv4Addr::from((next() >> 32) as u32).into_source(),
-            ..attempt.clone()
-        })
-        .collect();
-    let start = std::time::Instant::now();
-    let found = attempts.iter().filter(|a| networks.place_of(a.source).0.is_some()).count();
-    eprintln!("look-up: {} ns each, {found} of {N} found", start.elapsed().as_nanos() / u128::from(N));
-    let start = std::time::Instant::now();
-    let learnt = attempts.iter_mut().filter_map(|a| (networks.enrich(a) == Learnt::Found).then_some(())).count();
-    assert_eq!(learnt, found);
-    let each = start.elapsed().as_nanos() / u128::from(N);
-    eprintln!("look-up and what is learnt written into the attempt: {each} ns each");
+    let mut attempt = portcullis::event::wire::canonical(event, START, None).unwrap();
+    const N: u64 = 1_000_000;
+    let sources: Vec<Source> = (0..N).map(|_| Ipv4Addr::from((next() >> 32) as u32).into_source()).collect();
+    let mut learn = |source: &Source, looks: bool| {
+        (attempt.source, attempt.asn, attempt.country) = (*source, None, None);
+        attempt.attributes = Vec::new();
+        looks && networks.enrich(&mut attempt) == Learnt::Found
+    };
+    let mut measured = Vec::new();
+    for _ in 0..5 {
+        let start = on_cpu();
+        let found = sources.iter().filter(|source| networks.place_of(**source).0.is_some()).count();
+        let looked_up = on_cpu() - start;
+        let without: usize = sources.iter().map(|source| usize::from(learn(source, false))).sum();
+        let rest = on_cpu() - start - looked_up;
+        let learnt: usize = sources.iter().map(|source| usize::from(learn(source, true))).sum();
+        let written = (on_cpu() - start).saturating_sub(looked_up + 2 * rest);
+        assert_eq!((learnt, without), (found, 0));
+        measured.push((written / N, looked_up / N));
+        eprintln!("{found} of {N} found; {} ns a look-up, {} ns with what is learnt", looked_up / N, written / N);
+    }
+    let each = measured.iter().min().unwrap().0;
     assert!(each < 1_000, "{each} ns");
+}
+
+/// How long this thread was on a processor, in nanoseconds: what others do on it meanwhile is left out.
+fn on_cpu() -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    text.split(' ').next().unwrap().parse().unwrap()
 }
