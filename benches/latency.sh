@@ -13,7 +13,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 full=${FULL:?set FULL to the events a second of a full load}
-PREFIX=latency.
+PREFIX=${LATENCY_PREFIX:-latency.}
 if [ -z "${NO_BUILD:-}" ]; then build; fi
 kafka
 application=latency-$$

@@ -126,7 +126,7 @@ pub fn run(
     // Before anybody can ask: from here on it is still reading, and not stale.
     console.heard();
     let routes = console_routes(Arc::clone(&console), probes);
-    let serving = Serving::start(&args.listen, "console", THREADS, routes, Arc::clone(&stop))?;
+    let serving = Serving::start(&args.listen, ("console", THREADS), routes, None, Arc::clone(&stop))?;
     listening(serving.address);
     let followed = follow(connection, settings, &console, &*clock, &stop);
     stop.store(true, Ordering::Relaxed);

@@ -20,7 +20,7 @@ use ipnet::IpNet;
 use metrics::{counter, gauge};
 use serde::Serialize;
 
-use super::serving::Serving;
+use super::serving::{Serving, TlsArgs};
 use super::{Connection, Ending};
 use crate::console::Shown;
 use crate::edge::server::{EdgeStatus, Keys, Lists, Rate, Server, ServerOptions, TrustedProxies};
@@ -52,7 +52,8 @@ const EXAMPLES: &str = "Example:
   portcullis edge --keys /etc/portcullis/edge-keys --tenant shop --listen 127.0.0.1:8470
   curl -H \"X-Api-Key: $KEY\" 'localhost:8470/v1/check?ip=203.0.113.9&account=ada@example.com' -i
 
-The file of keys has one a line, as `name: key`.";
+The file of keys has one a line, as `name: key`. With --tls-client-ca a client whose certificate has one of these names as
+its common name may leave the key out.";
 
 /// Answer edges and login pages: may this client try this account?
 #[derive(Debug, Args)]
@@ -85,6 +86,8 @@ pub struct EdgeArgs {
     /// Threads that answer
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = threads)]
     pub threads: usize,
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 fn threads(text: &str) -> Result<usize, String> {
@@ -216,7 +219,7 @@ pub fn run(
     let server = Arc::new(Server::new(Lists::new(args.tenant.as_deref(), exemptions), options));
     let shown = Arc::new(EdgeShown { server: Arc::clone(&server), followed: Mutex::default() });
     let routes = crate::edge::server::routes(Arc::clone(&server)).merge(page(Arc::clone(&shown) as Arc<dyn Shown>)?);
-    let serving = Serving::start(&args.listen, "edge", args.threads, routes, Arc::clone(&stop))?;
+    let serving = Serving::start(&args.listen, ("edge", args.threads), routes, args.tls.read()?, Arc::clone(&stop))?;
     listening(serving.address);
     let reporter = args.report_stops.then(|| Reporter::new(connection, clock())).transpose();
     let followed = reporter.and_then(|reporter| follow(connection, &server, &shown, reporter, &*clock, &stop));

@@ -19,7 +19,7 @@ use axum::Router;
 use clap::Args;
 use metrics::{counter, gauge};
 
-use super::serving::{Serving, stopped};
+use super::serving::{Serving, TlsArgs};
 use super::{Connection, Ending};
 use crate::console::Shown;
 use crate::ingest::adapters::Adapters;
@@ -78,6 +78,8 @@ pub struct IngestArgs {
     /// Threads that answer
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = threads)]
     pub threads: usize,
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 fn threads(text: &str) -> Result<usize, String> {
@@ -211,9 +213,7 @@ pub fn run(
         GatewayOptions { sources, adapters, limits, topic: topic.clone(), deliverer: Arc::clone(&deliverer), clock };
     let gateway = Arc::new(Gateway::new(options));
     let routes = gateway::routes(Arc::clone(&gateway)).merge(page(Arc::clone(&gateway) as Arc<dyn Shown>)?);
-    let until = stopped(Arc::clone(&stop));
-    let serving =
-        Serving::start_with(&args.listen, "ingest", args.threads, |listener| gateway::serve(listener, routes, until))?;
+    let serving = Serving::start(&args.listen, ("ingest", args.threads), routes, args.tls.read()?, Arc::clone(&stop))?;
     listening(serving.address);
     let is_over = Arc::new(AtomicBool::new(false));
     let teller = tell(Arc::clone(&deliverer), Arc::clone(&is_over))?;

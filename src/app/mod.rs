@@ -26,7 +26,7 @@ pub mod receipts;
 pub mod replay;
 pub mod run;
 pub mod score;
-mod serving;
+pub mod serving;
 pub mod settings;
 pub mod simulate;
 pub mod sink;

@@ -44,6 +44,14 @@ impl Progress {
         Progress { bar, what, total, counts_records: false, told_at: None }
     }
 
+    /// There is more to do than was thought.
+    pub(crate) fn of(&mut self, total: u64) {
+        self.total = Some(total);
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+        }
+    }
+
     /// `bytes` are behind, which were so many records.
     pub(crate) fn at(&mut self, bytes: u64, records: u64, now: Millis) {
         if let Some(bar) = &self.bar {

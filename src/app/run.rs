@@ -63,6 +63,8 @@ pub struct RunArgs {
 
 /// What a row takes in hand, about: half of `cache_mib` goes to such rows, the other half to RocksDB.
 const ROW_BYTES: usize = 512;
+/// Between two looks at how far restores are.
+const SHOW_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
 /// With `--until-caught-up`: how long nothing must have happened.
 const QUIET: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -142,11 +144,37 @@ impl Job {
                 job.stop.store(true, Ordering::Relaxed);
             })?);
         }
-        for thread in threads {
-            thread.join().map_err(|_| anyhow!("a stage thread panicked; the log above has its words"))?;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let shower = self.show_restores(&is_over)?;
+        let ended: Vec<_> = threads.into_iter().map(thread::JoinHandle::join).collect();
+        is_over.store(true, Ordering::Relaxed);
+        shower.thread().unpark();
+        if ended.into_iter().chain([shower.join()]).any(|ended| ended.is_err()) {
+            return Err(anyhow!("a thread panicked; the log above has its words"));
         }
         let error = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
         error.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// How far restores are, for whoever waits for them, until `is_over`.
+    fn show_restores(&self, is_over: &Arc<AtomicBool>) -> std::io::Result<thread::JoinHandle<()>> {
+        let (progress, clock, is_over) = (Arc::clone(&self.progress), Arc::clone(&self.clock), Arc::clone(is_over));
+        thread::Builder::new().name("restores".to_owned()).spawn(move || {
+            let mut shown: Option<super::progress::Progress> = None;
+            while !is_over.load(Ordering::Relaxed) {
+                match progress.restored_of() {
+                    Some((done, of)) if of > 0 => {
+                        let shown =
+                            shown.get_or_insert_with(|| super::progress::Progress::of_records("restoring state", of));
+                        shown.of(of);
+                        shown.at(0, done, clock.now());
+                    }
+                    Some(_) => {}
+                    None => shown.take().into_iter().for_each(super::progress::Progress::end),
+                }
+                thread::park_timeout(SHOW_EVERY);
+            }
+        })
     }
 
     fn membership(&self) -> Membership {

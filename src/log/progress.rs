@@ -99,6 +99,17 @@ impl Progress {
         })
     }
 
+    /// Records read and records to read of all tasks that are being restored or replayed; `None` when there are none.
+    #[must_use]
+    pub fn restored_of(&self) -> Option<(u64, u64)> {
+        self.with(|inner| {
+            let sum = |which: fn(&(i64, i64)) -> i64| {
+                inner.restoring.values().map(|of| which(of).max(0).unsigned_abs()).sum()
+            };
+            (!inner.restoring.is_empty()).then(|| (sum(|of| of.0), sum(|of| of.1)))
+        })
+    }
+
     pub(super) fn committed(&self, counts: &Counts) {
         self.with(|inner| {
             inner.counts.merge(counts);

@@ -123,6 +123,12 @@ fn each_kind_of_client_can_do_its_work_with_them_and_no_more() {
     guarded.allow(Role::Edge);
     read_to_end(&mut edge().unwrap());
 
+    let incidents = [guarded.topics.public("incidents")];
+    let notify = || Follower::new(&guarded.client(Role::Notify), &incidents, ReadFrom::Start);
+    assert!(notify().unwrap_err().to_string().contains("may not use the topic"));
+    guarded.allow(Role::Notify);
+    read_to_end(&mut notify().unwrap());
+
     let fanout = repository().join("topology/playbooks/ip-account-fanout.yaml");
     let set = ["playbooks", "set", fanout.to_str().unwrap(), "--raise", "--actor", "ann", "--reason", "as allowed"];
     guarded.is_refused(Role::Operator, &set, "may not use the topic");

@@ -60,4 +60,5 @@ mod stages;
 mod state_tools;
 mod support;
 mod tidy;
+mod tls;
 mod topics;

@@ -1,11 +1,40 @@
-//! Whom a request is about: the client's address, told by the proxies that are trusted and by nobody else.
+//! Who asks, by a certificate, and whom a request is about: the client's address, told by the proxies that are trusted and
+//! by nobody else.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use axum::extract::Request;
+use axum::http::HeaderValue;
 use ipnet::IpNet;
+
+use super::shared::VERIFIED;
 
 /// Most addresses of `X-Forwarded-For` that are looked at, from the right.
 pub const HOPS_MAX: usize = 32;
+
+/// The name of a client by its certificate, which an authority that is trusted has signed. Whoever takes connections puts
+/// it beside their requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedClient(Arc<str>);
+
+impl VerifiedClient {
+    #[must_use]
+    pub fn new(name: String) -> Self {
+        VerifiedClient(name.into())
+    }
+}
+
+/// A request with the verified name of its client, if it has one, where headers are looked for; what the client itself wrote
+/// there is gone.
+pub(super) async fn verified(mut request: Request) -> Request {
+    request.headers_mut().remove(VERIFIED);
+    let client = request.extensions_mut().remove::<VerifiedClient>();
+    if let Some(name) = client.and_then(|client| HeaderValue::from_str(&client.0).ok()) {
+        request.headers_mut().insert(VERIFIED, name);
+    }
+    request
+}
 
 /// Networks whose word about the address before them is taken.
 #[derive(Debug, Clone)]

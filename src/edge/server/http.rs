@@ -20,9 +20,11 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::middleware::map_request;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 
+use super::client::verified;
 use super::shared::{FORWARDED_FOR, Fault, tenant_of};
 use super::{Question, Server, Verdict, bouncer_routes, event_routes, list_routes};
 
@@ -49,6 +51,7 @@ pub fn routes(server: Arc<Server>) -> Router {
         .merge(event_routes())
         .merge(bouncer_routes())
         .merge(list_routes())
+        .layer(map_request(verified))
         .with_state(server)
 }
 
@@ -152,7 +155,7 @@ impl Server {
         self.count(fault);
         let message = match fault {
             Fault::NotReady => "the lists are not read yet",
-            Fault::NoKey => "a key is needed: X-Api-Key, or Authorization",
+            Fault::NoKey => "a key is needed: X-Api-Key, Authorization, or a certificate with the name of one",
             Fault::NotUnderstood(what) => what,
             Fault::OverRate => "this key asks about too many accounts a second",
         };

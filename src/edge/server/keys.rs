@@ -100,6 +100,12 @@ impl Keys {
         found
     }
 
+    /// The key of a name, for a client whose name was verified otherwise.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<usize> {
+        self.keys.iter().position(|key| key.name == name)
+    }
+
     /// The name of a key that was found.
     #[must_use]
     pub fn name(&self, key: usize) -> &str {

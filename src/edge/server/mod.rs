@@ -27,7 +27,7 @@ mod stops;
 
 pub use bouncers::{BOUNCERS_MAX, Bouncer};
 pub use check::{Answer, Asked, Question, Verdict, check};
-pub use client::{HOPS_MAX, TrustedProxies};
+pub use client::{HOPS_MAX, TrustedProxies, VerifiedClient};
 pub use decisions::{AGAIN_MAX, Decision, Decisions, GONE_KEPT_MS, GONE_MAX};
 pub use events::LISTENERS_MAX;
 use events::event_routes;

@@ -22,6 +22,8 @@ use crate::topology::networks::CurrentNetworks;
 use crate::window::HashKey;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// Set by [`super::client::verified`] alone, which takes away what a client wrote there.
+pub(super) const VERIFIED: HeaderName = HeaderName::from_static("x-portcullis-verified");
 pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Most lists that are written at a time; a whole one may take tens of megabytes. Others wait.
@@ -311,11 +313,17 @@ impl Server {
         (self.options.clock)()
     }
 
-    /// The key of a request, and whether anything can be answered yet.
+    /// The key of a request, shown or that of a name which a certificate proves, and whether anything can be answered yet.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<usize, Fault> {
         let presented =
             headers.get(API_KEY).map(|key| key.as_bytes().to_vec()).or_else(|| key_of_authorization(headers));
-        let key = presented.and_then(|presented| self.options.keys.find(&presented)).ok_or(Fault::NoKey)?;
+        let keys = &self.options.keys;
+        let key = match (presented, headers.get(VERIFIED)) {
+            (Some(presented), _) => keys.find(&presented),
+            (None, Some(name)) => name.to_str().ok().and_then(|name| keys.named(name)),
+            (None, None) => None,
+        };
+        let key = key.ok_or(Fault::NoKey)?;
         if self.is_ready() { Ok(key) } else { Err(Fault::NotReady) }
     }
 

@@ -9,12 +9,11 @@
 //! may run, and whoever gets no answer sends again.
 //!
 //! [`body`], [`checked`](check) and [`Sources`] are values: bytes and the time go in, items and refusals come out.
-//! [`routes`] puts HTTP around them, [`serve`] bounds what connections may do.
+//! [`routes`] puts HTTP around them.
 
 mod answer;
 pub mod body;
 pub mod check;
-mod connections;
 mod http;
 mod rate;
 mod shared;
@@ -22,7 +21,6 @@ mod signature;
 mod sources;
 
 pub use answer::{Answer, Rejected, Warning, fix};
-pub use connections::{CONNECTION_AGE_MAX, CONNECTIONS_MAX, HEADER_WAIT_MAX, serve};
 pub use http::{BODY_WAIT_MAX, OPENAPI, route_names, routes};
 pub use shared::{Gateway, GatewayOptions, GatewayStatus, Limits};
 pub use sources::{SOURCES_MAX, Source, Sources};

@@ -21,7 +21,9 @@ pub enum Role {
     Sink,
     /// `portcullis edge`.
     Edge,
-    /// A service that publishes login events, and `portcullis produce`.
+    /// `portcullis notify`.
+    Notify,
+    /// A service that publishes login events, `portcullis ingest` and `portcullis produce`.
     Publisher,
     /// A service that reads verdicts, blocklist or attack status.
     Subscriber,
@@ -32,8 +34,16 @@ pub enum Role {
 }
 
 impl Role {
-    pub const ALL: [Role; 7] =
-        [Role::Run, Role::Sink, Role::Edge, Role::Publisher, Role::Subscriber, Role::Operator, Role::Admin];
+    pub const ALL: [Role; 8] = [
+        Role::Run,
+        Role::Sink,
+        Role::Edge,
+        Role::Notify,
+        Role::Publisher,
+        Role::Subscriber,
+        Role::Operator,
+        Role::Admin,
+    ];
 
     /// The name in the option `--role`.
     #[must_use]
@@ -42,6 +52,7 @@ impl Role {
             Role::Run => "run",
             Role::Sink => "sink",
             Role::Edge => "edge",
+            Role::Notify => "notify",
             Role::Publisher => "publisher",
             Role::Subscriber => "subscriber",
             Role::Operator => "operator",
@@ -163,6 +174,7 @@ pub fn acls(topics: &Topics, role: Role, group: Option<&str>) -> Vec<Acl> {
                 follow_group,
             ]
         }
+        Role::Notify => vec![topic(public(&["incidents"]), &[Read], "what people are told of"), follow_group],
         Role::Publisher => vec![topic(public(&["login-events"]), &[Write], "login events")],
         Role::Subscriber => {
             let topics_read = public(&[

@@ -1,24 +1,32 @@
 //! Connections, and what each may take: a client that is slow, silent or many costs a place for a while and no more.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::{ConnectInfo, Request};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tower::ServiceExt as _;
+
+use super::tls::Tls;
+use crate::edge::server::VerifiedClient;
 
 /// Most connections at a time; further ones wait in the kernel's queue.
-pub const CONNECTIONS_MAX: usize = 2_000;
-/// How long a client may take for the head of a request, and may rest between two requests.
-pub const HEADER_WAIT_MAX: Duration = Duration::from_secs(20);
+const CONNECTIONS_MAX: usize = 2_000;
+/// How long a client may take for the head of a request, and may rest between two requests. Proxies keep connections for a
+/// minute.
+const HEADER_WAIT_MAX: Duration = Duration::from_secs(75);
 /// How long a connection may last: whoever has no end of requests connects anew, and whoever never reads its answers
 /// is cut off.
-pub const CONNECTION_AGE_MAX: Duration = Duration::from_secs(600);
+const CONNECTION_AGE_MAX: Duration = Duration::from_secs(600);
 /// How long requests that are under way may take at the end of a connection's time, or at a stop.
 const END_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Largest head of a request, and largest piece of a body that is read at once, in bytes.
@@ -26,7 +34,7 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 /// How long nothing is accepted after that failed, as when there are no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What connections may take. The default is what a gateway has.
+/// What connections may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Bounds {
     connections: usize,
@@ -40,16 +48,30 @@ impl Default for Bounds {
     }
 }
 
+/// Whom to answer, and how.
+struct Served {
+    bounds: Bounds,
+    routes: Router,
+    tls: Option<Tls>,
+}
+
 /// Answers by `routes` until `stopped`; then takes no connection more, and waits for the answers that are under way.
 ///
 /// # Errors
 /// None now: what fails is one connection.
-pub async fn serve(listener: TcpListener, routes: Router, stopped: impl Future<Output = ()>) -> io::Result<()> {
-    serve_within(Bounds::default(), listener, routes, stopped).await;
+pub(super) async fn serve(
+    listener: TcpListener,
+    routes: Router,
+    tls: Option<Tls>,
+    stopped: impl Future<Output = ()>,
+) -> io::Result<()> {
+    serve_within(Served { bounds: Bounds::default(), routes, tls }, listener, stopped).await;
     Ok(())
 }
 
-async fn serve_within(bounds: Bounds, listener: TcpListener, routes: Router, stopped: impl Future<Output = ()>) {
+async fn serve_within(served: Served, listener: TcpListener, stopped: impl Future<Output = ()>) {
+    let bounds = served.bounds;
+    let served = Arc::new(served);
     let places = Arc::new(Semaphore::new(bounds.connections));
     let (stop, _) = watch::channel(());
     let mut stopped = pin!(stopped);
@@ -63,10 +85,10 @@ async fn serve_within(bounds: Bounds, listener: TcpListener, routes: Router, sto
             () = &mut stopped => break,
         };
         match (place, stream) {
-            (Ok(place), Ok((stream, _))) => {
-                let (routes, stop) = (routes.clone(), stop.subscribe());
+            (Ok(place), Ok((stream, peer))) => {
+                let (served, stop) = (Arc::clone(&served), stop.subscribe());
                 tokio::spawn(async move {
-                    connection(bounds, stream, routes, stop).await;
+                    taken(&served, stream, peer, stop).await;
                     drop(place);
                 });
             }
@@ -85,12 +107,37 @@ async fn serve_within(bounds: Bounds, listener: TcpListener, routes: Router, sto
     }
 }
 
-async fn connection(bounds: Bounds, stream: TcpStream, routes: Router, mut stop: watch::Receiver<()>) {
+/// A connection from its beginning.
+async fn taken(served: &Served, stream: TcpStream, peer: SocketAddr, stop: watch::Receiver<()>) {
     // An answer is one small write; without it, it is only sent a little later.
     drop(stream.set_nodelay(true));
+    match &served.tls {
+        None => connection(served, stream, (peer, None), stop).await,
+        Some(tls) => match tls.accept(stream).await {
+            Ok((stream, client)) => connection(served, stream, (peer, client), stop).await,
+            // Scanners and clients of another mind come all the time.
+            Err(error) => tracing::debug!(%peer, error = format!("{error:#}"), "no TLS with a client"),
+        },
+    }
+}
+
+async fn connection(
+    served: &Served,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    (peer, client): (SocketAddr, Option<VerifiedClient>),
+    mut stop: watch::Receiver<()>,
+) {
+    let Served { bounds, routes, .. } = served;
+    let named = routes.clone().map_request(move |mut request: Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        if let Some(client) = &client {
+            request.extensions_mut().insert(client.clone());
+        }
+        request.map(axum::body::Body::new)
+    });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(bounds.header_wait).max_buf_size(HEAD_BYTES_MAX);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(named)));
     tokio::select! {
         ended = &mut connection => {
             // Clients hang up as they like.
@@ -124,7 +171,8 @@ mod tests {
             runtime.block_on(async {
                 let listener = TcpListener::from_std(listener).unwrap();
                 let routes = Router::new().route("/", get(|| async { "here" }));
-                serve_within(bounds, listener, routes, async { drop(stopped.await) }).await;
+                let served = Served { bounds, routes, tls: None };
+                serve_within(served, listener, async { drop(stopped.await) }).await;
             });
         });
         (address, stop, thread)

@@ -1,4 +1,7 @@
-//! A server of HTTP on threads of its own, until it is stopped.
+//! A server of HTTP on threads of its own, in clear or by TLS, until it is stopped.
+
+mod connections;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,6 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use axum::Router;
+
+pub use tls::{Tls, TlsArgs};
 
 /// Longest wait until a stop is seen.
 const WAIT_MAX: Duration = Duration::from_millis(50);
@@ -21,40 +26,17 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// Listens on an address and answers by `routes` until `stop`.
+    /// Listens on an address and answers by `routes` until `stop`, with certificates where there are some.
     ///
     /// # Errors
     /// The address cannot be listened on.
     pub(super) fn start(
         listen: &str,
-        name: &str,
-        threads: usize,
+        (name, threads): (&str, usize),
         routes: Router,
+        tls: Option<Tls>,
         stop: Arc<AtomicBool>,
     ) -> Result<Serving> {
-        Serving::start_with(listen, name, threads, |listener| async move {
-            let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
-                // An answer is one small write; without it, it is only sent a little later.
-                drop(stream.set_nodelay(true));
-            });
-            let service = routes.into_make_service_with_connect_info::<SocketAddr>();
-            axum::serve(listener, service).with_graceful_shutdown(stopped(stop)).await
-        })
-    }
-
-    /// The same with another way to answer whoever connects.
-    ///
-    /// # Errors
-    /// The address cannot be listened on.
-    pub(super) fn start_with<F>(
-        listen: &str,
-        name: &str,
-        threads: usize,
-        serve: impl FnOnce(tokio::net::TcpListener) -> F + Send + 'static,
-    ) -> Result<Serving>
-    where
-        F: Future<Output = std::io::Result<()>> + Send,
-    {
         let listening = || -> std::io::Result<(std::net::TcpListener, SocketAddr)> {
             let listener = std::net::TcpListener::bind(listen)?;
             listener.set_nonblocking(true)?;
@@ -68,7 +50,9 @@ impl Serving {
             .thread_name(name)
             .enable_all()
             .build()?;
-        let task = runtime.spawn(async move { serve(tokio::net::TcpListener::from_std(listener)?).await });
+        let task = runtime.spawn(async move {
+            connections::serve(tokio::net::TcpListener::from_std(listener)?, routes, tls, stopped(stop)).await
+        });
         Ok(Serving { runtime, task, address })
     }
 
@@ -92,7 +76,7 @@ impl Serving {
     }
 }
 
-pub(super) async fn stopped(stop: Arc<AtomicBool>) {
+async fn stopped(stop: Arc<AtomicBool>) {
     let mut looks = tokio::time::interval(WAIT_MAX);
     while !stop.load(Ordering::Relaxed) {
         looks.tick().await;
