@@ -16,6 +16,7 @@ use super::edge::{EdgeArgs, EdgeContext};
 use super::explain::ExplainArgs;
 use super::incident::IncidentArgs;
 use super::ingest::{IngestArgs, IngestContext};
+use super::lookup::LookupArgs;
 use super::notify::{NotifyArgs, NotifyCommand, NotifyContext, NotifyWatched};
 use super::playbooks::PlaybooksArgs;
 use super::produce::ProduceArgs;
@@ -25,15 +26,15 @@ use super::run::{RunArgs, stop_on_signals};
 use super::score::ScoreArgs;
 use super::settings::{Overrides, Places, Settings};
 use super::simulate::SimulateArgs;
-use super::sink::{SinkArgs, SinkContext, Watched};
+use super::sink::{SinkArgs, SinkCommand, SinkContext, Watched};
 use super::state::{StateArgs, StateCommand, StateContext};
 use super::status::StatusArgs;
 use super::tail::TailArgs;
 use super::telemetry::{self, LogFormat};
 use super::topics::TopicsArgs;
 use super::{
-    Connection, Ending, backtest, commands, console, demo, edge, explain, incident, ingest, notify, playbooks, produce,
-    replay, run, score, simulate, sink, state, status, tail, topics, topology,
+    Connection, Ending, backtest, commands, console, demo, edge, explain, incident, ingest, lookup, networks, notify,
+    playbooks, produce, replay, run, score, simulate, sink, sink_status, state, status, tail, topics, topology,
 };
 use crate::console::{Shown, routes};
 use crate::edge::server::Rate;
@@ -74,6 +75,7 @@ pub enum Command {
     Console(ConsoleArgs),
     Notify(NotifyArgs),
     Explain(ExplainArgs),
+    Lookup(LookupArgs),
     Incident(IncidentArgs),
     Status(StatusArgs),
     Tail(TailArgs),
@@ -148,8 +150,13 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
                 }
             }
         }
-        Command::Sink(args) => {
-            let over = Overrides { listen: args.listen.clone(), ..Overrides::default() };
+        Command::Sink(SinkArgs { what: SinkCommand::Status(args), .. }) => {
+            let settings = plain()?;
+            let exemptions = topology::exemptions(&settings).map_err(Wrong)?;
+            sink_status::run(args, &connection(&settings)?, exemptions, || clock.now(), has_colours, &mut out)
+        }
+        Command::Sink(SinkArgs { what: SinkCommand::Edge(edge), listen }) => {
+            let over = Overrides { listen: listen.clone(), ..Overrides::default() };
             let settings = load(over)?;
             let watched = Arc::new(Watched::default());
             if let Some(listen) = &settings.listen {
@@ -163,12 +170,13 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
                 clock: || clock.now(),
                 stop: &*stop_on_signals()?,
                 watched: &watched,
+                networks: networks::watched(&settings).map_err(Wrong)?,
                 receipts: ReceiptOptions {
                     format: settings.format,
                     registry: settings.registry.as_deref().map(RegistryOptions::new),
                 },
             };
-            sink::run(args, context, &mut out)
+            sink::run(edge, context, &mut out)
         }
         Command::Edge(args) => {
             let settings = plain()?;
@@ -177,6 +185,7 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
                 connection: &connection(&settings)?,
                 exemptions: topology::exemptions(&settings).map_err(Wrong)?,
                 hash_key: settings.hash_key.clone(),
+                networks: networks::watched(&settings).map_err(Wrong)?,
                 clock: Arc::new(move || clock.now()),
                 stop: stop_on_signals()?,
             };
@@ -251,6 +260,7 @@ fn carry_out(cli: &Cli) -> Result<Ending> {
             let done = explain::run(args, &connection(&settings)?, exemptions, || clock.now(), &mut out);
             done.map_err(wrong_or_refused)
         }
+        Command::Lookup(args) => lookup::run(args, &plain()?, &mut out).map_err(|error| Wrong(error).into()),
         Command::Incident(args) => {
             let done = incident::run(args, &connection(&plain()?)?, || clock.now(), has_colours, &mut out);
             done.map_err(wrong_or_refused)

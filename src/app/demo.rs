@@ -23,8 +23,8 @@ use super::receipts::ReceiptOptions;
 use super::run::{Job, check_topics, new_instance, schemas};
 use super::settings::Settings;
 use super::simulate::{Lines, Watch, play};
-use super::sink::{self, CommonArgs, EdgeArgs, FileArgs, SinkArgs, SinkContext, Watched};
-use super::{Connection, Ending, console, telemetry, topology};
+use super::sink::{self, CommonArgs, EdgeArgs, FileArgs, SinkContext, Watched};
+use super::{Connection, Ending, console, networks, telemetry, topology};
 use crate::console::routes;
 use crate::event::Millis;
 use crate::event::wire::Format;
@@ -174,6 +174,7 @@ fn job(settings: &Settings, connection: &Connection, clock: &ProcessClock, stop:
         schemas,
         ids,
         progress: Arc::default(),
+        networks: networks::watched(settings)?,
         stop: Arc::clone(stop),
         is_real: false,
     })
@@ -198,7 +199,7 @@ fn start_sink(
     // Only a console asks where a block is in force, and the mock's partitions are small.
     let sink_name = has_console.then(|| "demo-file".to_owned());
     let common = CommonArgs { all_tenants: true, no_receipts: !has_console, sink_name, ..CommonArgs::default() };
-    let args = SinkArgs { edge: EdgeArgs::File(FileArgs { file, common }), listen: None };
+    let edge = EdgeArgs::File(FileArgs { file, common });
     Ok(thread::Builder::new().name("sink".to_owned()).spawn(move || {
         let context = SinkContext {
             connection: &connection,
@@ -207,8 +208,9 @@ fn start_sink(
             stop: &stop,
             watched: &watched,
             receipts: ReceiptOptions::default(),
+            networks: Arc::default(),
         };
-        sink::run(&args, context, &mut std::io::sink()).map(|_| ())
+        sink::run(&edge, context, &mut std::io::sink()).map(|_| ())
     })?)
 }
 

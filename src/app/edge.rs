@@ -30,6 +30,7 @@ use crate::log::Incoming;
 use crate::log::follow::{Followed, Follower, ReadFrom};
 use crate::log::publish::Publisher;
 use crate::topology::exemptions::Exemptions;
+use crate::topology::networks::CurrentNetworks;
 use crate::window::HashKey;
 
 /// Longest wait for a record; a stop is seen after it.
@@ -101,6 +102,8 @@ pub struct EdgeContext<'a> {
     pub exemptions: Exemptions,
     /// That of the job, under which pairs are known.
     pub hash_key: HashKey,
+    /// Where addresses are looked up, as the files say it now.
+    pub networks: Arc<CurrentNetworks>,
     /// The clock of the process.
     pub clock: Arc<dyn Fn() -> Millis + Send + Sync>,
     /// Ends the server when it becomes true.
@@ -197,7 +200,7 @@ pub fn run(
     page: impl FnOnce(Arc<dyn Shown>) -> Result<Router>,
     listening: impl FnOnce(SocketAddr),
 ) -> Result<Ending> {
-    let EdgeContext { connection, exemptions, hash_key, clock, stop } = context;
+    let EdgeContext { connection, exemptions, hash_key, networks, clock, stop } = context;
     let proxies = match args.trusted_proxy.as_slice() {
         [] => TrustedProxies::loopback(),
         networks => TrustedProxies::new(networks.to_vec()),
@@ -210,6 +213,7 @@ pub fn run(
         hash_key,
         stealth: args.stealth,
         report_stops: args.report_stops,
+        networks,
         clock: clock_of_answers,
     };
     let server = Arc::new(Server::new(Lists::new(args.tenant.as_deref(), exemptions), options));

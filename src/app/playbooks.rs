@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::networks::bundled_networks;
 use super::playbook_changes::{self, RemoveArgs, SetArgs};
 use super::settings::Settings;
 use super::{Connection, Ending, Output, topology};
@@ -239,6 +240,7 @@ pub fn play(playbook: &Playbook, fixture: &Fixture) -> Result<Played> {
         limits: Limits::default(),
         tenants: Vec::new(),
     });
+    let networks = bundled_networks()?;
     let mut pipeline = Pipeline::new(env);
     if let Some(state) = fixture.state.filter(|state| *state != AttackState::Calm) {
         let status = StatusChange {
@@ -280,6 +282,7 @@ pub fn play(playbook: &Playbook, fixture: &Fixture) -> Result<Played> {
                 timestamp: at,
                 clock: at,
                 tenant: None,
+                networks: Some(&networks),
             };
             fired.extend(verdicts(&playbook.id, pipeline.feed(raw), number)?);
             at += every;

@@ -14,7 +14,7 @@ use super::clock::ProcessClock;
 use super::input::{FormatArgs, open, time};
 use super::progress::Progress;
 use super::settings::Settings;
-use super::topology;
+use super::{networks, topology};
 use crate::engine::{Emission, Output, Pipeline, Raw};
 use crate::event::wire::{WriterSchema, format_millis};
 use crate::event::{Entity, Millis, Mode};
@@ -77,6 +77,7 @@ pub struct ReplaySummary {
 pub fn replay(args: &ReplayArgs, settings: &Settings) -> Result<ReplaySummary> {
     let clock = ProcessClock::real();
     let env = topology::env(settings, args.playbooks.as_deref())?;
+    let networks = networks::once(settings)?;
     let mut pipeline = Pipeline::new(env);
     let mut out = Results::create(&args.out)?;
     let (input, length, read) = open(&args.events)?;
@@ -95,7 +96,7 @@ pub fn replay(args: &ReplayArgs, settings: &Settings) -> Result<ReplaySummary> {
         summary.events += 1;
         summary.first_at.get_or_insert(arrival);
         summary.last_at = Some(arrival);
-        for emission in pipeline.feed(raw(&event.value, arrival)) {
+        for emission in pipeline.feed(Raw { networks: Some(&networks), ..raw(&event.value, arrival) }) {
             let line = summary.events;
             out.write(&mut summary, &emission, line, &event.value)?;
         }
@@ -120,6 +121,7 @@ pub fn raw(value: &[u8], arrival: Millis) -> Raw<'_> {
         timestamp: arrival,
         clock: arrival,
         tenant: None,
+        networks: None,
     }
 }
 

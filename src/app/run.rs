@@ -13,7 +13,7 @@ use clap::Args;
 
 use super::clock::ProcessClock;
 use super::settings::{GroupProtocolName, Settings};
-use super::{telemetry, topology};
+use super::{networks, telemetry, topology};
 use crate::console::Shown;
 use crate::engine::Env;
 use crate::event::wire::{Encoder, Format, SchemaIds};
@@ -22,6 +22,7 @@ use crate::log::options::{GroupProtocol, KafkaOptions, Membership};
 use crate::log::registry::{Registry, RegistryOptions, SharedRegistry, register_outputs};
 use crate::log::{Clock, Error, Parts, Progress, Schemas, StageLoop, StageOptions, Stores, Wiring, subscription};
 use crate::state::{self, Folder, RocksStore, Shared};
+use crate::topology::networks::CurrentNetworks;
 use crate::topology::{Stage, Topics};
 
 /// Run the job: read login events, keep state, publish verdicts and the blocklist
@@ -79,6 +80,8 @@ pub struct Job {
     pub schemas: Arc<dyn Schemas>,
     pub ids: SchemaIds,
     pub progress: Arc<Progress>,
+    /// What is known of networks, as the files say it now.
+    pub networks: Arc<CurrentNetworks>,
     pub stop: Arc<AtomicBool>,
     /// Whether the cluster is a real one: the mock one knows no static members, and its aborts do nothing.
     pub is_real: bool,
@@ -112,7 +115,8 @@ pub fn run(args: &RunArgs, settings: Settings, stop: Arc<AtomicBool>) -> Result<
     }
     let clock: Arc<dyn Clock> = Arc::new(ProcessClock::real());
     let (schemas, ids) = schemas(&settings, &clock)?;
-    let job = Job { settings, env, topics, found, clock, schemas, ids, progress, stop, is_real: true };
+    let networks = networks::watched(&settings).map_err(wrong)?;
+    let job = Job { settings, env, topics, found, clock, schemas, ids, progress, networks, stop, is_real: true };
     let result = job.run(&Arc::new(folder), args.until_caught_up);
     let counts: Vec<String> =
         job.progress.counts().iter().map(|(counter, n)| format!("{} {n}", counter.as_str())).collect();
@@ -216,6 +220,7 @@ impl Job {
                 schemas: Arc::clone(&self.schemas),
                 clock: Arc::clone(&self.clock),
                 progress: Arc::clone(&self.progress),
+                networks: Arc::clone(&self.networks),
                 options: StageOptions {
                     application_id: self.settings.application_id.clone(),
                     commit_interval: std::time::Duration::from_millis(self.settings.commit_interval_ms),

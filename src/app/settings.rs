@@ -18,6 +18,7 @@ use clap::Args;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::networks::NetworkPaths;
 use crate::event::wire::Format;
 use crate::log::ClientOptions;
 use crate::topology::parse_duration;
@@ -45,6 +46,16 @@ pub struct Places {
     /// Folder with topics.yaml, playbooks/ and exemptions.yaml [default: ./topology, else the bundled one]
     #[arg(long, global = true, env = "PORTCULLIS_TOPOLOGY", value_name = "DIR")]
     pub topology: Option<PathBuf>,
+    /// MMDB file of autonomous systems, countries or kinds of networks, as often as needed; of several the first that
+    /// knows is believed [default: none]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub mmdb: Vec<PathBuf>,
+    /// List of hosting networks beside that of the topology folder, as often as needed: a range or AS64500 a line
+    #[arg(long, global = true, value_name = "FILE")]
+    pub hosting_list: Vec<PathBuf>,
+    /// List of proxies, VPNs and the like, as often as needed
+    #[arg(long, global = true, value_name = "FILE")]
+    pub proxy_list: Vec<PathBuf>,
     /// A librdkafka property, as often as needed: -X security.protocol=SSL
     #[arg(short = 'X', global = true, value_name = "NAME=VALUE")]
     pub property: Vec<String>,
@@ -82,6 +93,7 @@ pub struct Settings {
     /// By a flag only: it is decided once, about one gap.
     pub skip_lost_input: bool,
     pub cache_mib: usize,
+    pub networks: NetworkPaths,
 }
 
 /// Who hands out the tasks.
@@ -119,6 +131,9 @@ struct SettingsFile {
     leave_on_stop: Option<bool>,
     warm_up: Option<bool>,
     cache_mib: Option<usize>,
+    mmdb: Option<Vec<PathBuf>>,
+    hosting_lists: Option<Vec<PathBuf>>,
+    proxy_lists: Option<Vec<PathBuf>>,
     kafka: Option<BTreeMap<String, Scalar>>,
 }
 
@@ -145,6 +160,9 @@ const NAMES: &[&str] = &[
     "leave_on_stop",
     "warm_up",
     "cache_mib",
+    "mmdb",
+    "hosting_lists",
+    "proxy_lists",
     "kafka",
 ];
 /// Environment variables that are no settings of the program.
@@ -165,6 +183,8 @@ const VARIABLES: &[&str] = &[
 ];
 /// Most threads of one process.
 pub const THREADS_MAX: usize = 64;
+/// Most files of networks of a kind.
+pub const NETWORK_FILES_MAX: usize = 16;
 
 /// A text that no log shows.
 #[derive(Clone, Deserialize)]
@@ -277,8 +297,22 @@ impl Settings {
             leave_on_stop: over.leave_on_stop || file.leave_on_stop.unwrap_or(false),
             skip_lost_input: over.skip_lost_input,
             cache_mib: file.cache_mib.unwrap_or(512).max(8),
+            networks: NetworkPaths {
+                mmdb: files("mmdb", &places.mmdb, file.mmdb)?,
+                hosting_lists: files("hosting_lists", &places.hosting_list, file.hosting_lists)?,
+                proxy_lists: files("proxy_lists", &places.proxy_list, file.proxy_lists)?,
+            },
         })
     }
+}
+
+/// What the flags name, or else the settings file.
+fn files(setting: &str, flags: &[PathBuf], file: Option<Vec<PathBuf>>) -> Result<Vec<PathBuf>> {
+    let paths = if flags.is_empty() { file.unwrap_or_default() } else { flags.to_vec() };
+    if paths.len() > NETWORK_FILES_MAX {
+        bail!("{setting}: {} files; at most {NETWORK_FILES_MAX}", paths.len());
+    }
+    Ok(paths)
 }
 
 /// Milliseconds of a duration that lies within two others.

@@ -10,7 +10,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -18,6 +18,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::receipts::{ReceiptOptions, ReceiptStatus, Sender};
+use super::sink_status::SinkStatusArgs;
 use super::{Connection, Ending, Output};
 use crate::edge::{
     Adapter, ENTRIES_MAX, FileEdge, HaproxyEdge, HaproxyOptions, INTERVAL_MS, NftablesEdge, NftablesOptions, NginxEdge,
@@ -28,6 +29,7 @@ use crate::event::Millis;
 use crate::log::Incoming;
 use crate::log::follow::{Followed, Follower, ReadFrom};
 use crate::topology::exemptions::Exemptions;
+use crate::topology::networks::CurrentNetworks;
 use crate::topology::parse_duration;
 
 /// Longest wait for a record; a stop is seen after it.
@@ -43,9 +45,10 @@ const EXAMPLES: &str = "Examples:
   portcullis sink nginx --file /etc/nginx/portcullis.geo --tenant shop
   portcullis sink nginx --file /etc/nginx/portcullis.geo --tenant shop --dry-run
   portcullis sink haproxy --socket /run/haproxy/admin.sock --map /etc/haproxy/portcullis.map --tenant shop
-  portcullis sink nftables --tenant shop
+  portcullis sink nftables --tenant shop --mmdb /var/lib/mmdb/asn.mmdb
   portcullis sink redis --redis 127.0.0.1:6379 --tenant shop
   portcullis sink file --file /var/lib/portcullis/blocked.jsonl --all-tenants
+  portcullis sink status
 
 nginx includes the file like this:
   geo $portcullis_blocked { default 0; include /etc/nginx/portcullis.geo; }
@@ -63,10 +66,17 @@ const SINK_NAME_BYTES_MAX: usize = 64;
 #[command(after_help = EXAMPLES)]
 pub struct SinkArgs {
     #[command(subcommand)]
-    pub edge: EdgeArgs,
+    pub what: SinkCommand,
     /// Address for /metrics, /livez, /readyz and /status [default: none]
     #[arg(long, global = true, env = "PORTCULLIS_LISTEN", value_name = "HOST:PORT")]
     pub listen: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SinkCommand {
+    #[command(flatten)]
+    Edge(Box<EdgeArgs>),
+    Status(SinkStatusArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -296,6 +306,8 @@ pub struct SinkContext<'a, C> {
     pub watched: &'a Watched,
     /// How receipts are encoded.
     pub receipts: ReceiptOptions,
+    /// Of which addresses autonomous systems and countries are, as the files say it now.
+    pub networks: Arc<CurrentNetworks>,
 }
 
 /// Runs a sink until it is stopped, or prints a difference (`--dry-run`) to `out`.
@@ -304,11 +316,11 @@ pub struct SinkContext<'a, C> {
 /// The cluster cannot be read at start, the list holds several tenants and none was named, or the client is beyond
 /// repair. What goes wrong at the edge is told, counted and tried again.
 pub fn run<C: Fn() -> Millis>(
-    args: &SinkArgs,
+    edge: &EdgeArgs,
     context: SinkContext<'_, C>,
     out: &mut dyn Write,
 ) -> anyhow::Result<Ending> {
-    match &args.edge {
+    match edge {
         EdgeArgs::Nginx(nginx) => {
             let edge = NginxEdge::new(nginx_options(nginx));
             drive(Kind { name: "nginx", interval_ms: INTERVAL_MS }, edge, &nginx.common, context, out)
@@ -395,7 +407,7 @@ fn drive<A: Adapter, C: Fn() -> Millis>(
     context: SinkContext<'_, C>,
     out: &mut dyn Write,
 ) -> anyhow::Result<Ending> {
-    let SinkContext { connection, exemptions, clock, stop, watched, receipts } = context;
+    let SinkContext { connection, exemptions, clock, stop, watched, receipts, networks } = context;
     let blocklist = connection.topics.public("blocklist");
     let topics = [blocklist.clone(), connection.topics.public("exemptions")];
     let mut follower = Follower::new(&connection.client, &topics, ReadFrom::Start)?;
@@ -410,6 +422,7 @@ fn drive<A: Adapter, C: Fn() -> Millis>(
         let wait = next.saturating_sub(clock()).clamp(0, WAIT_MAX_MS);
         status.records += read(&mut follower, &mut sink, &blocklist, Duration::from_millis(wait.unsigned_abs()))?;
         let now = clock();
+        sink.turn_to(&networks.get());
         let is_caught_up = sink.is_caught_up();
         if is_caught_up && sink.several_tenants() {
             bail!(
@@ -494,7 +507,10 @@ mod tests {
     }
 
     fn parse(line: &str) -> Result<EdgeArgs, clap::Error> {
-        Line::try_parse_from(line.split(' ')).map(|line| line.args.edge)
+        Line::try_parse_from(line.split(' ')).map(|line| match line.args.what {
+            SinkCommand::Edge(edge) => *edge,
+            SinkCommand::Status(args) => panic!("{args:?}"),
+        })
     }
 
     #[test]

@@ -154,6 +154,8 @@ const PLAYBOOK_KEYS: &[&str] = &[
     "attributes",
     "account_exists",
     "credential_leaked",
+    "hosting",
+    "proxy",
     "has",
     "lacks",
     "not",

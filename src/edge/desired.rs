@@ -10,9 +10,11 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
+use super::{Expansion, Expansions};
 use crate::event::wire::{ACCOUNT_BYTES_MAX, TEXT_BYTES_MAX, USER_AGENT_BYTES_MAX};
 use crate::event::{BlocklistEntry, Exemption, Millis, Scope, Source, reserved_inside, split_key};
 use crate::topology::exemptions::{Exemptions, asn_of, canonical, is_tenant, pair_of, prefix_of};
+use crate::topology::networks::Networks;
 
 /// Most entries held.
 pub const ENTRIES_MAX: usize = 1_000_000;
@@ -99,6 +101,7 @@ pub struct Desired {
     older: u64,
     other_tenants: u64,
     entries_max: usize,
+    expansions: Expansions,
 }
 
 impl Desired {
@@ -115,6 +118,7 @@ impl Desired {
             older: 0,
             other_tenants: 0,
             entries_max: ENTRIES_MAX,
+            expansions: Expansions::default(),
         }
     }
 
@@ -154,7 +158,34 @@ impl Desired {
         if !tenant.is_empty() && !self.applies_to(tenant) {
             return Ok(false);
         }
-        self.exemptions.apply(key, value)
+        let has_changed = self.exemptions.apply(key, value)?;
+        if has_changed {
+            self.expansions.exemptions_changed();
+        }
+        Ok(has_changed)
+    }
+
+    /// Looks autonomous systems and countries up in these networks from now on; whether they are others than before.
+    pub fn turn_to(&mut self, networks: &Arc<Networks>) -> bool {
+        self.expansions.turn(networks)
+    }
+
+    /// Brings the prefixes of autonomous systems and countries to `now`.
+    pub fn expand(&mut self, now: Millis) {
+        let entries = self.held.values().map(|entry| (entry.scope, entry.value.as_str()));
+        self.expansions.refresh(&self.exemptions, entries, now);
+    }
+
+    /// The prefixes of an autonomous system or a country, by the files that this process was given.
+    #[must_use]
+    pub fn expansion(&self, scope: Scope, value: &str) -> Option<&Expansion> {
+        self.expansions.get(scope, value)
+    }
+
+    /// What is known of networks, when a file was given.
+    #[must_use]
+    pub fn networks(&self) -> Option<&Networks> {
+        self.expansions.networks()
     }
 
     /// The entries to be enforced at `now`, by key.
@@ -316,6 +347,7 @@ impl Desired {
             self.ends.insert((end, Arc::clone(&key)));
         }
         *self.by_tenant.entry(entry.tenant.as_str().into()).or_default() += 1;
+        self.expansions.learn(&self.exemptions, entry.scope, &entry.value);
         self.held.insert(key, entry);
         Taken::Changed
     }

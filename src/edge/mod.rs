@@ -14,6 +14,7 @@
 mod adapter;
 mod command;
 mod desired;
+mod expansion;
 mod file;
 mod haproxy;
 mod nftables;
@@ -30,6 +31,7 @@ pub use adapter::{Actual, Adapter, Edge, Element, Elements, Error, Reach, Width,
 pub use desired::{
     Desired, ENDED_KEPT_MS, ENTRIES_MAX, ENTRY_BYTES_MAX, LIFTED_MAX, Refusal, Standing, Taken, Tenants,
 };
+pub use expansion::{EXPANDED_MAX, EXPANSION_MAX, EXPANSIONS_MAX, Expansion, Expansions};
 pub use file::FileEdge;
 pub use haproxy::{HaproxyEdge, HaproxyOptions};
 pub use nftables::{NftablesEdge, NftablesOptions};

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::wanted::carrier_of;
-use super::{Desired, Edge, Elements, Fate, LeftOut, fate};
+use super::{Desired, Edge, Elements, Expansion, Fate, LeftOut, fate};
 use crate::event::{BlocklistEntry, Millis, ReceiptOutcome, Scope, split_key};
 
 /// Longest detail, in characters.
@@ -143,7 +143,7 @@ fn state(
         let stands = told.filter(|told| told.generation == entry.generation).copied();
         return match fate {
             Fate::Ended => told.copied(),
-            Fate::Exempted | Fate::LeftOut(_) | Fate::Element(_) => {
+            Fate::Exempted | Fate::LeftOut(_) | Fate::Element(_) | Fate::Elements(_) => {
                 Some(stands.unwrap_or_else(|| as_it_is(ReceiptOutcome::Failed, None)))
             }
         };
@@ -153,10 +153,13 @@ fn state(
         Fate::Ended => told.map(|_| as_it_is(ReceiptOutcome::Expired, None)),
         Fate::Exempted => Some(as_it_is(ReceiptOutcome::Exempted, None)),
         Fate::LeftOut(why) => Some(as_it_is(ReceiptOutcome::Refused, Some(why))),
-        Fate::Element(name) => Some(match carrier_of(confirmed.in_force, name) {
-            Some(_) => as_it_is(ReceiptOutcome::Applied, None),
-            None => as_it_is(ReceiptOutcome::Refused, Some(LeftOut::Full)),
-        }),
+        elements @ (Fate::Element(_) | Fate::Elements(_)) => {
+            let is_there = elements.names().all(|name| carrier_of(confirmed.in_force, name).is_some());
+            Some(match is_there {
+                true => as_it_is(ReceiptOutcome::Applied, None),
+                false => as_it_is(ReceiptOutcome::Refused, Some(LeftOut::Full)),
+            })
+        }
     }
 }
 
@@ -167,7 +170,8 @@ fn gone(desired: &Desired, edge: &Edge, confirmed: Confirmed<'_>, key: &str, tol
     }
     let generation = desired.gone(key).unwrap_or(told.generation).max(told.generation);
     let of = |outcome| Told { generation, outcome, why: None, until: told.until };
-    let is_held_back = confirmed.held_back.binary_search_by(|name| (**name).cmp(element(edge, key))).is_ok();
+    let is_held = |name: &str| confirmed.held_back.binary_search_by(|held| (**held).cmp(name)).is_ok();
+    let is_held_back = elements(desired, edge, key).any(is_held);
     if is_held_back {
         of(ReceiptOutcome::Failed)
     } else if told.outcome == ReceiptOutcome::Expired || told.until.is_some_and(|end| end <= now) {
@@ -178,15 +182,21 @@ fn gone(desired: &Desired, edge: &Edge, confirmed: Confirmed<'_>, key: &str, tol
     }
 }
 
-/// The element that an entry of this key would be.
-fn element<'a>(edge: &Edge, key: &'a str) -> &'a str {
-    match edge.reach {
-        super::Reach::Records => key,
-        super::Reach::Addresses => match split_key(key) {
-            Some((_, scope, value)) if Scope::from_name(scope).is_some_and(Scope::is_address) => value,
-            Some(_) | None => "",
-        },
-    }
+/// The elements that an entry of this key would be.
+fn elements<'a>(desired: &'a Desired, edge: &Edge, key: &'a str) -> impl Iterator<Item = &'a str> {
+    let of_value = |(_, scope, value): (&'a str, &'a str, &'a str)| {
+        let scope = Scope::from_name(scope)?;
+        match desired.expansion(scope, value) {
+            Some(Expansion::Prefixes(names)) => Some(Fate::Elements(names)),
+            Some(Expansion::TooMany) => None,
+            None => scope.is_address().then_some(Fate::Element(value)),
+        }
+    };
+    let fate = match edge.reach {
+        super::Reach::Records => Some(Fate::Element(key)),
+        super::Reach::Addresses => split_key(key).and_then(of_value),
+    };
+    fate.into_iter().flat_map(Fate::names)
 }
 
 fn detail(state: Told, confirmed: Confirmed<'_>) -> Option<Cow<'static, str>> {

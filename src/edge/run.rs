@@ -16,6 +16,7 @@ use super::{
 use crate::event::wire::decode_output;
 use crate::event::{BlocklistEntry, Exemption, Millis};
 use crate::topology::exemptions::Exemptions;
+use crate::topology::networks::Networks;
 
 /// Default for the shortest time between two applications, in milliseconds.
 pub const INTERVAL_MS: Millis = 1_000;
@@ -208,6 +209,11 @@ impl<A: Adapter> Sink<A> {
         }
     }
 
+    /// Looks autonomous systems and countries up in these networks from now on.
+    pub fn turn_to(&mut self, networks: &Arc<Networks>) {
+        self.told |= self.desired.turn_to(networks);
+    }
+
     /// Both topics were read to the ends that they had at start: from here on the edge may be changed.
     pub const fn caught_up(&mut self) {
         self.caught_up = true;
@@ -252,6 +258,7 @@ impl<A: Adapter> Sink<A> {
     /// # Errors
     /// The edge cannot be asked.
     pub fn difference(&mut self, now: Millis) -> Result<Plan, Error> {
+        self.desired.expand(now);
         let actual = self.adapter.read(now)?;
         let wanted = wanted(&self.desired, &self.edge, now);
         Ok(plan(&wanted.elements, &actual, self.applied.as_deref(), self.shrink_at(now), now))
@@ -347,6 +354,7 @@ impl<A: Adapter> Sink<A> {
     }
 
     fn reconcile(&mut self, now: Millis) -> Result<Option<Applied>, Error> {
+        self.desired.expand(now);
         let actual = self.adapter.read(now)?;
         let drift = self.drift(&actual, now);
         let Wanted { elements, exempted, not_expressible, too_weak, not_wide, over_capacity } =

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use super::{Desired, Edge, Element, Elements, Reach, Standing, Width};
+use super::{Desired, Edge, Element, Elements, Expansion, Reach, Standing, Width};
 use crate::event::{Action, BlocklistEntry, Millis, Scope};
 use crate::topology::exemptions::prefix_of;
 
@@ -25,6 +25,20 @@ pub enum Fate<'a> {
     LeftOut(LeftOut),
     /// It is this element of the edge's list.
     Element(&'a str),
+    /// It is all of these: an autonomous system or a country, by its prefixes.
+    Elements(&'a [Box<str>]),
+}
+
+impl<'a> Fate<'a> {
+    /// The elements that it is.
+    pub fn names(self) -> impl Iterator<Item = &'a str> {
+        let (one, several) = match self {
+            Fate::Element(name) => (Some(name), &[][..]),
+            Fate::Elements(names) => (None, names),
+            Fate::Ended | Fate::Exempted | Fate::LeftOut(_) => (None, &[][..]),
+        };
+        one.into_iter().chain(several.iter().map(|name| &**name))
+    }
 }
 
 /// Why an edge does not take an entry.
@@ -32,6 +46,10 @@ pub enum Fate<'a> {
 pub enum LeftOut {
     /// It has no words for its scope.
     Scope,
+    /// No file of networks knows an address of it, or whoever is at one is exempt.
+    NoAddresses,
+    /// It has more prefixes than an edge is given.
+    TooManyPrefixes,
     /// It can only refuse, and the action is weaker: a challenge never becomes a block.
     TooWeak,
     /// It cuts off a whole machine, and the entry is neither of a wide playbook nor of an operator.
@@ -46,6 +64,10 @@ impl LeftOut {
     pub const fn as_str(self) -> &'static str {
         match self {
             LeftOut::Scope => "the edge has no words for this scope",
+            LeftOut::NoAddresses => {
+                "the edge knows only addresses, and no file of networks (--mmdb) has one of it to block"
+            }
+            LeftOut::TooManyPrefixes => "the edge knows only addresses, and these are over 262144 prefixes",
             LeftOut::TooWeak => "the edge can only block, and the action is weaker",
             LeftOut::NotWide => "the edge cuts off whole machines, and the playbook does not say `wide: true`",
             LeftOut::Full => "the edge is full of more valuable entries",
@@ -72,7 +94,7 @@ pub struct Wanted {
 
 /// What becomes of an entry, as far as it can be told without looking at the others.
 #[must_use]
-pub fn fate<'a>(desired: &Desired, edge: &Edge, key: &'a str, entry: &'a BlocklistEntry, now: Millis) -> Fate<'a> {
+pub fn fate<'a>(desired: &'a Desired, edge: &Edge, key: &'a str, entry: &'a BlocklistEntry, now: Millis) -> Fate<'a> {
     let standing = match edge.reach {
         Reach::Addresses => desired.standing_shared(entry, now),
         Reach::Records => desired.standing(entry, now),
@@ -82,17 +104,20 @@ pub fn fate<'a>(desired: &Desired, edge: &Edge, key: &'a str, entry: &'a Blockli
         Standing::Exempted => return Fate::Exempted,
         Standing::Enforced => {}
     }
-    let name = match edge.reach {
-        Reach::Records => key,
-        Reach::Addresses if !entry.scope.is_address() => return Fate::LeftOut(LeftOut::Scope),
-        Reach::Addresses if entry.action.strength() < Action::Block.strength() => {
-            return Fate::LeftOut(LeftOut::TooWeak);
-        }
-        Reach::Addresses => entry.value.as_str(),
+    let elements = match edge.reach {
+        Reach::Records => Fate::Element(key),
+        Reach::Addresses => match desired.expansion(entry.scope, &entry.value) {
+            None if !entry.scope.is_address() => return Fate::LeftOut(LeftOut::Scope),
+            _ if entry.action.strength() < Action::Block.strength() => return Fate::LeftOut(LeftOut::TooWeak),
+            None => Fate::Element(entry.value.as_str()),
+            Some(Expansion::TooMany) => return Fate::LeftOut(LeftOut::TooManyPrefixes),
+            Some(Expansion::Prefixes(names)) if names.is_empty() => return Fate::LeftOut(LeftOut::NoAddresses),
+            Some(Expansion::Prefixes(names)) => Fate::Elements(names),
+        },
     };
     match edge.width {
         Width::Host if !entry.wide && entry.actor.is_none() => Fate::LeftOut(LeftOut::NotWide),
-        Width::Host | Width::Route => Fate::Element(name),
+        Width::Host | Width::Route => elements,
     }
 }
 
@@ -105,10 +130,10 @@ pub fn wanted(desired: &Desired, edge: &Edge, now: Millis) -> Wanted {
             Fate::Ended => {}
             Fate::Exempted => wanted.exempted += 1,
             Fate::LeftOut(why) => wanted.leave_out(entry.scope, why),
-            Fate::Element(name) => match edge.reach {
+            elements @ (Fate::Element(_) | Fate::Elements(_)) => elements.names().for_each(|name| match edge.reach {
                 Reach::Addresses => wanted.put_address(name, entry),
                 Reach::Records => wanted.put_record(name, entry),
-            },
+            }),
         }
     }
     wanted.fit(desired, edge, now);
@@ -118,7 +143,9 @@ pub fn wanted(desired: &Desired, edge: &Edge, now: Millis) -> Wanted {
 impl Wanted {
     fn leave_out(&mut self, scope: Scope, why: LeftOut) {
         match why {
-            LeftOut::Scope => *self.not_expressible.entry(scope).or_default() += 1,
+            LeftOut::Scope | LeftOut::NoAddresses | LeftOut::TooManyPrefixes => {
+                *self.not_expressible.entry(scope).or_default() += 1
+            }
             LeftOut::TooWeak => {
                 *self.not_expressible.entry(scope).or_default() += 1;
                 self.too_weak += 1;
@@ -177,16 +204,17 @@ struct Worth {
 fn least_valuable(desired: &Desired, edge: &Edge, elements: &Elements, now: Millis) -> Vec<Box<str>> {
     let mut worths: BTreeMap<&str, Worth> = BTreeMap::new();
     for (key, entry) in desired.entries() {
-        let Fate::Element(name) = fate(desired, edge, key, entry, now) else { continue };
-        let Some((name, _)) = carrier_of(elements, name) else { continue };
         let worth = Worth {
             by_operator: entry.actor.is_some(),
             strength: entry.action.strength(),
             until: entry.until.unwrap_or(Millis::MAX),
             generation: entry.generation,
         };
-        let known = worths.entry(name).or_insert(worth);
-        *known = worth.max(*known);
+        for name in fate(desired, edge, key, entry, now).names() {
+            let Some((name, _)) = carrier_of(elements, name) else { continue };
+            let known = worths.entry(name).or_insert(worth);
+            *known = worth.max(*known);
+        }
     }
     let mut ordered: Vec<(std::cmp::Reverse<Option<Worth>>, &str)> =
         elements.keys().map(|name| (std::cmp::Reverse(worths.get(&**name).copied()), &**name)).collect();
@@ -255,7 +283,7 @@ fn range_of(name: &str) -> Option<IpNet> {
 }
 
 /// Its name in a list: one IPv4 address is written without a length.
-fn name_of(net: IpNet) -> String {
+pub(super) fn name_of(net: IpNet) -> String {
     match net {
         IpNet::V4(v4) if v4.prefix_len() == 32 => v4.addr().to_string(),
         IpNet::V4(_) | IpNet::V6(_) => net.to_string(),

@@ -55,6 +55,9 @@ counters! {
     /// Changes of playbooks that do not pass their checks: what was in effect stays. Each is counted once.
     PlaybooksRejected = "playbooks_rejected",
     BrokenItems = "broken_items",
+    /// Look-ups of a source in the files of networks that found something.
+    NetworksFound = "networks_found",
+    NetworksNotFound = "networks_not_found",
 }
 
 const N: usize = Counter::ALL.len();

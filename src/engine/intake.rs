@@ -1,4 +1,4 @@
-//! Intake: decodes, checks, stamps the arrival, routes. It keeps no attempts, and it alone reads control.
+//! Intake: decodes, checks, stamps the arrival, looks up the network, routes. It keeps no attempts, and it alone reads control.
 
 use super::counts::Counter;
 use super::env::Env;
@@ -9,6 +9,7 @@ use super::row::ClockRow;
 use crate::event::wire::{self, WriterSchema};
 use crate::event::{Attempt, Millis, Reason, Reject};
 use crate::topology::Stage;
+use crate::topology::networks::{Learnt, Networks};
 
 /// One record of the input topic.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +27,8 @@ pub struct Raw<'a> {
     pub clock: Millis,
     /// The tenant this input topic is bound to; it overwrites what the event says.
     pub tenant: Option<&'a str>,
+    /// What is known of networks now. What is learnt goes into the attempt, so nobody behind intake looks up again.
+    pub networks: Option<&'a Networks>,
 }
 
 /// When a record arrived, as its timestamp says within what can be.
@@ -69,8 +72,13 @@ fn attempt(
     if let Some(tenant) = raw.tenant {
         decoded.event.tenant = tenant.to_owned();
     }
-    let attempt = wire::canonical(decoded.event, arrived_at, raw.traceparent)?;
+    let mut attempt = wire::canonical(decoded.event, arrived_at, raw.traceparent)?;
     admit_tenant(env, row, &attempt.tenant)?;
+    match raw.networks.map_or(Learnt::NoFile, |networks| networks.enrich(&mut attempt)) {
+        Learnt::NoFile => {}
+        Learnt::Found => fx.count(Counter::NetworksFound),
+        Learnt::NotFound => fx.count(Counter::NetworksNotFound),
+    }
     if attempt.ahead_ms > env.limits.ahead_max_ms {
         fx.count(Counter::Ahead);
     }

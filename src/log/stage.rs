@@ -39,6 +39,7 @@ use crate::engine::{Counts, Env};
 use crate::event::Millis;
 use crate::event::wire::WriterSchema;
 use crate::topology::Stage;
+use crate::topology::networks::CurrentNetworks;
 
 /// Times of a process. Both are read by `app` alone and handed in.
 pub trait Clock: Send + Sync {
@@ -113,6 +114,7 @@ pub struct Parts {
     pub schemas: Arc<dyn Schemas>,
     pub clock: Arc<dyn Clock>,
     pub progress: Arc<Progress>,
+    pub networks: Arc<CurrentNetworks>,
     pub options: StageOptions,
 }
 
@@ -802,7 +804,13 @@ impl<L: Log> StageLoop<L> {
 }
 
 fn around<'a>(of: &'a Parts, poison: &'a BTreeSet<Place>) -> Around<'a> {
-    Around { clock: of.clock.as_ref(), schemas: of.schemas.as_ref(), tenant: of.options.tenant.as_deref(), poison }
+    Around {
+        clock: of.clock.as_ref(),
+        schemas: of.schemas.as_ref(),
+        tenant: of.options.tenant.as_deref(),
+        networks: of.networks.get(),
+        poison,
+    }
 }
 
 fn shown_as(running: &Running, lag: Option<i64>) -> TaskProgress {

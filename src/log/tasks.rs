@@ -12,6 +12,7 @@ use crate::engine::{ControlChange, Counter, Counts, Effects, Env, Input, Item, K
 use crate::event::wire::{Encoding, decode_output, encoding_of};
 use crate::event::{AttackStatus, Command, Exemption, Millis, Reason, Reject};
 use crate::state::{self, META_VERSION, Meta, Store};
+use crate::topology::networks::Networks;
 use crate::topology::{Request, Stage, Topics, read_change};
 
 /// Where stores come from.
@@ -119,6 +120,7 @@ pub(super) struct Around<'a> {
     pub(super) schemas: &'a dyn Schemas,
     /// The tenant that the input topic is bound to.
     pub(super) tenant: Option<&'a str>,
+    pub(super) networks: Arc<Networks>,
     /// What steps panic on, and is set aside.
     pub(super) poison: &'a BTreeSet<Place>,
 }
@@ -313,6 +315,7 @@ impl Running {
             timestamp: record.timestamp,
             clock: around.clock.now(),
             tenant: around.tenant,
+            networks: Some(&around.networks),
         };
         self.step(Input::Raw(raw), &cause, out)
     }

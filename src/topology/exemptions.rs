@@ -197,6 +197,12 @@ impl Exemptions {
             && (self.covers(tenant, scope, value, now).is_some() || self.holds_exempt(tenant, scope, value, now))
     }
 
+    /// Whether a whole range is exempt, whichever tenant the exemption was given for.
+    #[must_use]
+    pub fn covers_range(&self, range: &IpNet, now: Millis) -> bool {
+        !self.is_empty() && self.covers_prefix(None, *range, now).is_some()
+    }
+
     /// When the next exemption ends after `now`: whoever enforces must look again then.
     #[must_use]
     pub fn next_end(&self, now: Millis) -> Option<Millis> {

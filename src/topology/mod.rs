@@ -1,4 +1,4 @@
-//! What exists, as data: topics, playbooks, exemptions. Text in, checked values out; nothing here opens a file.
+//! What exists, as data: topics, playbooks, exemptions, networks. Text in, checked values out; nothing here opens a file.
 
 mod asked;
 mod changes;
@@ -6,6 +6,7 @@ mod commands;
 mod duration;
 pub mod exemptions;
 mod kept;
+pub mod networks;
 mod plan;
 mod playbook;
 mod topics;

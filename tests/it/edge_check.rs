@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::support::edge::{Edge, KEY, START, Teller};
 use crate::support::kafka::shared;
+use crate::support::mmdb;
 use crate::support::nginx::Nginx;
 use crate::support::records::{DEADLINE, connection, connection_with_topics, next_record};
 use crate::support::until;
@@ -365,4 +366,43 @@ fn a_missing_topic_ends_the_server_with_what_to_do() {
     let edge = Edge::start(&connection, "");
     let error = edge.end().unwrap_err();
     assert_eq!(error, "the topic `edge-nowhere.blocklist` does not exist; make it with `portcullis topics apply`");
+}
+
+/// What the question leaves out is looked up; what it says stands. Lists to pull have the prefixes.
+#[test]
+fn an_address_is_looked_up_where_its_system_or_country_is_blocked() {
+    let connection = connection_with_topics(shared().bootstrap(), "edge-networks");
+    let teller = Teller::new(&connection);
+    teller.restrict(Scope::Asn, "64500", Action::Block, None, 1);
+    teller.restrict(Scope::Country, "NL", Action::Challenge, None, 1);
+    let edge = Edge::start(&connection, "");
+    edge.until_ready();
+    let verdict = |question: serde_json::Value| edge.check(&question)["verdict"].as_str().unwrap().to_owned();
+    let list = || edge.get("/v1/blocklist").body;
+    let (rented, dutch) = ("203.0.113.9", "198.51.100.9");
+    assert_eq!([rented, dutch].map(|ip| verdict(json!({"ip": ip}))), ["allow", "allow"]);
+    assert_eq!(list(), "");
+
+    edge.networks.set(mmdb::networks(&[
+        ("203.0.113.0/24", json!({"autonomous_system_number": 64500, "country": {"iso_code": "FR"}})),
+        ("198.51.100.0/24", json!({"autonomous_system_number": 64501, "country": {"iso_code": "NL"}})),
+    ]));
+    edge.pass(1_000);
+    until(DEADLINE, "the files to be looked into", || (verdict(json!({"ip": rented})) == "deny").then_some(()));
+    assert_eq!(edge.check(&json!({"ip": rented}))["scope"], "ASN");
+    for (question, expected) in [
+        (json!({"ip": dutch}), "challenge"),
+        (json!({"ip": dutch, "country": "FR"}), "allow"),
+        (json!({"ip": rented, "asn": 64_501}), "allow"),
+        (json!({"ip": "192.0.2.1"}), "allow"),
+        (json!({"ip": "192.0.2.1", "asn": 64_500}), "deny"),
+    ] {
+        assert_eq!(verdict(question.clone()), expected, "{question}");
+    }
+    assert_eq!(list(), "203.0.113.0/24\n");
+    teller.exempt("203.0.113.9");
+    until(DEADLINE, "the exemption", || (verdict(json!({"ip": rented})) == "allow").then_some(()));
+    edge.pass(1_000);
+    until(DEADLINE, "a list without it", || (list().lines().count() == 8).then_some(()));
+    assert!(!list().lines().any(|line| line == rented), "{}", list());
 }

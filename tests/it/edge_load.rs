@@ -45,6 +45,7 @@ fn start(threads: usize) -> (Arc<Server>, SocketAddr, tokio::runtime::Runtime) {
         hash_key: HashKey::new([7; 16]),
         stealth: false,
         report_stops: false,
+        networks: Arc::default(),
         clock: Box::new(|| START),
     };
     let server = Arc::new(Server::new(Lists::new(Some("shop"), Exemptions::default()), options));

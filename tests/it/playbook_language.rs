@@ -104,6 +104,7 @@ impl Sources {
                 timestamp: at,
                 clock: at,
                 tenant: None,
+                networks: None,
             };
             all.extend(self.pipeline.feed(raw));
         }

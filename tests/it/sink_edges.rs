@@ -8,11 +8,12 @@ use portcullis::app::Connection;
 use portcullis::app::sink::{CommonArgs, EdgeArgs, HaproxyArgs, NftablesArgs, RedisArgs, Words};
 use portcullis::event::wire::{Format, decode_output};
 use portcullis::event::{Action, BlocklistEntry, Millis, Receipt, ReceiptOutcome, Scope};
-
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
+use serde_json::json;
 
 use crate::support::edges::{Haproxy, Host, Redis};
 use crate::support::kafka::shared;
+use crate::support::mmdb;
 use crate::support::records::{DEADLINE, admin, connection_with_topics, read_all, wait};
 use crate::support::sink::{HOUR, Publisher, Running, START, entry, now};
 use crate::support::until;
@@ -424,4 +425,59 @@ fn how_long_from_the_record_to_the_edge() {
             assert_eq!(sink.stop(), Ok(String::new()));
         }
     }
+}
+
+/// HAProxy knows nothing but addresses: what is blocked of an autonomous system and of a country follows from a file, and
+/// changes with it. Whoever is exempt, and what must never be blocked, is left out.
+#[test]
+fn autonomous_systems_and_countries_are_refused_by_their_prefixes() {
+    let connection = installed("sink-networks");
+    let publisher = Publisher::new(&connection, Format::Json);
+    let haproxy = Haproxy::start();
+    let of = |scope, value: &str, generation| BlocklistEntry {
+        scope,
+        value: value.to_owned(),
+        ..entry("shop", "", generation, None)
+    };
+    publisher.block(&of(Scope::Asn, "64500", 1));
+    publisher.block(&of(Scope::Country, "NL", 1));
+    publisher.block(&of(Scope::Asn, "64999", 1));
+    publisher.block(&of(Scope::UserAgent, "curl", 1));
+    publisher.exempt("203.0.113.77");
+    let sink = Running::start(&connection, haproxy_args(&haproxy));
+    let (applied, refused) = (ReceiptOutcome::Applied, ReceiptOutcome::Refused);
+    let [asn, country, unknown, agent] =
+        ["shop|ASN|64500", "shop|COUNTRY|NL", "shop|ASN|64999", "shop|USER_AGENT|curl"];
+    let all = |system, land| [(asn, 1, system), (country, 1, land), (unknown, 1, refused), (agent, 1, refused)];
+    // Without a file it has no words for them, and says so.
+    until_receipts(&connection, "edge-1", &all(refused, refused));
+    assert_eq!(haproxy.status_for("203.0.113.9"), 200);
+
+    sink.networks.set(mmdb::networks(&[
+        ("203.0.112.0/24", json!({"autonomous_system_number": 64500})),
+        ("203.0.113.0/24", json!({"autonomous_system_number": 64500, "country": {"iso_code": "FR"}})),
+        ("10.0.0.0/8", json!({"autonomous_system_number": 64500})),
+        ("198.51.100.0/25", json!({"country": {"iso_code": "NL"}})),
+        ("198.51.100.128/25", json!({"country": {"iso_code": "NL"}})),
+    ]));
+    for address in ["203.0.112.1", "203.0.113.9", "203.0.113.76", "203.0.113.78", "198.51.100.1", "198.51.100.200"] {
+        says(&haproxy, address, 403);
+    }
+    for address in ["203.0.113.77", "10.1.2.3", "192.0.2.1"] {
+        assert_eq!(haproxy.status_for(address), 200, "{address}");
+    }
+    until_receipts(&connection, "edge-1", &all(applied, applied));
+    let status = sink.watched.get().sink;
+    // A /24, what is left of another without one address, and two halves that are one.
+    assert_eq!((status.enforced, status.not_expressible.values().sum::<u64>()), (1 + 8 + 1, 2));
+
+    // Another file: the system has moved, and nobody knows the country.
+    sink.networks.set(mmdb::networks(&[("192.0.2.0/24", json!({"autonomous_system_number": 64500}))]));
+    says(&haproxy, "192.0.2.1", 403);
+    says(&haproxy, "203.0.113.9", 200);
+    says(&haproxy, "198.51.100.1", 200);
+    until_receipts(&connection, "edge-1", &all(applied, refused));
+    publisher.lift_key(asn, 2);
+    says(&haproxy, "192.0.2.1", 200);
+    sink.stop().unwrap();
 }

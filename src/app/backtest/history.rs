@@ -16,6 +16,7 @@ use crate::event::wire::{Encoding, WriterSchema, encoding_of};
 use crate::ingest::Input;
 use crate::log::range::{RangeReader, Ranged};
 use crate::log::{ClientOptions, Schemas};
+use crate::topology::networks::Networks;
 
 /// One wait for a record, and how many that bring none are waited for before the cluster is given up: a minute.
 const WAIT: Duration = Duration::from_millis(100);
@@ -42,7 +43,7 @@ impl Record {
 
     /// As a step takes it. Its arrival is its clock: the past is long over.
     #[must_use]
-    pub fn raw<'a>(&'a self, tenant: Option<&'a str>) -> Raw<'a> {
+    pub fn raw<'a>(&'a self, tenant: Option<&'a str>, networks: &'a Networks) -> Raw<'a> {
         Raw {
             value: self.value.as_deref(),
             schema_header: self.schema_header.as_deref(),
@@ -51,6 +52,7 @@ impl Record {
             timestamp: self.arrived_at,
             clock: self.arrived_at,
             tenant,
+            networks: Some(networks),
         }
     }
 }

@@ -28,7 +28,7 @@ use self::suggest::{Budget, Sweep};
 use super::input::{FormatArgs, time};
 use super::progress::Progress;
 use super::settings::Settings;
-use super::{Ending, Output, topology};
+use super::{Ending, Output, networks, topology};
 use crate::engine::Env;
 use crate::event::Millis;
 use crate::event::wire::format_millis;
@@ -161,10 +161,11 @@ pub fn run(
             History::of_topic(client.0, client.1, range.from, range.to, schemas)?
         }
     };
+    let networks = networks::once(settings)?;
     let tenant = settings.input_tenant.as_deref().filter(|_| history.is_topic);
     if let Some(sweep) = &mut sweep {
         let events = each(&mut history, clock, |record| {
-            sweep.feed(record.raw(tenant), range.counts(record.arrived_at));
+            sweep.feed(record.raw(tenant, &networks), range.counts(record.arrived_at));
             Ok(())
         })?;
         is_some(events, args, &range, client.1)?;
@@ -179,8 +180,8 @@ pub fn run(
         let counts = range.counts(record.arrived_at);
         gathered.first_at.get_or_insert(record.arrived_at);
         gathered.last_at = gathered.last_at.max(Some(record.arrived_at));
-        let by_old = sides.0.as_mut().and_then(|old| old.feed(record.raw(tenant), counts));
-        let by_new = sides.1.feed(record.raw(tenant), counts);
+        let by_old = sides.0.as_mut().and_then(|old| old.feed(record.raw(tenant, &networks), counts));
+        let by_new = sides.1.feed(record.raw(tenant, &networks), counts);
         by_new.iter().for_each(|met| gathered.note(met));
         files.as_mut().map_or(Ok(()), |files| files.met(by_old.as_ref(), by_new.as_ref()))
     })?;

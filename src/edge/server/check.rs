@@ -95,6 +95,7 @@ pub struct Asked<'a> {
 /// Answers a question at `now`. Pairs are known under `hash_key`, that of the job.
 #[must_use]
 pub fn check(lists: &Lists, hash_key: &HashKey, asked: &Asked<'_>, now: Millis) -> Answer {
+    let place = asked.place(lists);
     let known = asked.is_known(lists, hash_key, now);
     let status = lists.status_of(asked.tenant, now);
     let mut answer = Answer {
@@ -109,9 +110,9 @@ pub fn check(lists: &Lists, hash_key: &HashKey, asked: &Asked<'_>, now: Millis) 
         attack: status.map_or(AttackState::Calm, |status| status.state),
         challenge: status.map_or(ChallengePolicy::Nobody, |status| status.challenge),
     };
-    let exempt = asked.is_exempt(lists, now);
+    let exempt = asked.is_exempt(lists, place, now);
     let mut strongest: Option<(Verdict, &BlocklistEntry)> = None;
-    asked.each_key(lists, |key| {
+    asked.each_key(lists, place, |key| {
         let Some(entry) = lists.desired().get(key) else { return };
         if lists.desired().standing(entry, now) != Standing::Enforced || (exempt && entry.scope != Scope::Account) {
             return;
@@ -132,10 +133,17 @@ pub fn check(lists: &Lists, hash_key: &HashKey, asked: &Asked<'_>, now: Millis) 
         answer.playbook.clone_from(&entry.playbook);
         answer.verdict_id.clone_from(&entry.verdict_id);
     }
-    if answer.verdict == Verdict::Allow && !exempt && asked.is_challenged_by(status, known) {
+    if answer.verdict == Verdict::Allow && !exempt && asked.is_challenged_by(status, known, place) {
         answer.verdict = Verdict::Challenge;
     }
     answer
+}
+
+/// Where the client is.
+#[derive(Debug, Clone, Copy)]
+struct Place<'a> {
+    asn: Option<u32>,
+    country: Option<&'a str>,
 }
 
 /// What an entry in force means for an attempt.
@@ -191,14 +199,20 @@ impl<'a> Asked<'a> {
         })
     }
 
-    fn is_exempt(&self, lists: &Lists, now: Millis) -> bool {
+    fn is_exempt(&self, lists: &Lists, place: Place<'_>, now: Millis) -> bool {
         let exemptions = lists.desired().exemptions();
         let by_tenant = || exemptions.covers_tenant(self.tenant, now);
         let by_source = || exemptions.covers_source(self.tenant, self.source?, now);
         let by_account = || exemptions.covers_account(self.tenant, self.account.as_deref()?, now);
         let by_device = || exemptions.covers_device(self.tenant, self.device()?, now);
-        let by_asn = || exemptions.covers_asn(self.tenant, self.question.asn?, now);
+        let by_asn = || exemptions.covers_asn(self.tenant, place.asn?, now);
         by_tenant().or_else(by_source).or_else(by_account).or_else(by_device).or_else(by_asn).is_some()
+    }
+
+    /// What the question says of the address; what it leaves out is looked up.
+    fn place<'b>(&'b self, lists: &'b Lists) -> Place<'b> {
+        let (asn, country) = self.source.map_or((None, None), |source| lists.place_of(source));
+        Place { asn: self.question.asn.or(asn), country: self.question.country.as_deref().or(country) }
     }
 
     fn device(&self) -> Option<&str> {
@@ -206,7 +220,7 @@ impl<'a> Asked<'a> {
     }
 
     /// Calls `look` with every key under which an entry may stand against this attempt.
-    fn each_key(&self, lists: &Lists, mut look: impl FnMut(&str)) {
+    fn each_key(&self, lists: &Lists, place: Place<'_>, mut look: impl FnMut(&str)) {
         let mut key = String::with_capacity(128);
         let mut each = |scope: Scope, value: &dyn std::fmt::Display| {
             key.clear();
@@ -236,7 +250,7 @@ impl<'a> Asked<'a> {
             (Scope::Device, self.device()),
             (Scope::UserAgent, question.user_agent.as_deref()),
             (Scope::TlsFingerprint, question.tls_fingerprint.as_deref()),
-            (Scope::Country, question.country.as_deref()),
+            (Scope::Country, place.country),
             (Scope::Tenant, Some(self.tenant)),
         ];
         for (scope, value) in named {
@@ -244,28 +258,28 @@ impl<'a> Asked<'a> {
                 each(scope, &value);
             }
         }
-        if let Some(asn) = question.asn {
+        if let Some(asn) = place.asn {
             each(Scope::Asn, &asn);
         }
     }
 
-    fn is_challenged_by(&self, status: Option<&AttackStatus>, known: bool) -> bool {
+    fn is_challenged_by(&self, status: Option<&AttackStatus>, known: bool, place: Place<'_>) -> bool {
         let Some(status) = status else { return false };
         match status.challenge {
             ChallengePolicy::Nobody => false,
-            ChallengePolicy::AttackedTraits => !known && status.traits.iter().any(|one| self.has_trait(one)),
+            ChallengePolicy::AttackedTraits => !known && status.traits.iter().any(|one| self.has_trait(one, place)),
             ChallengePolicy::UnknownPairs => !known,
             ChallengePolicy::Everybody => true,
         }
     }
 
     /// Whether it has a trait of an attack: one feature, or several joined by `+`, whose values U+001F separates.
-    fn has_trait(&self, attacked: &Trait) -> bool {
+    fn has_trait(&self, attacked: &Trait, place: Place<'_>) -> bool {
         let mut values = attacked.value.split('\u{1f}');
         let all = attacked.feature.split('+').all(|feature| {
             let own = match feature {
-                "asn" => self.question.asn.map(|asn| asn.to_string()),
-                "country" => self.question.country.clone(),
+                "asn" => place.asn.map(|asn| asn.to_string()),
+                "country" => place.country.map(str::to_owned),
                 "user_agent" => self.question.user_agent.clone(),
                 "tls_fingerprint" => self.question.tls_fingerprint.clone(),
                 _ => None,

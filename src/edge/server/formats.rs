@@ -110,8 +110,16 @@ impl Server {
         }
         drop(all);
         drop(decisions);
+        self.lists().each_expanded(now, |net, entry| entries.push((net, scope_of(&net), Decision::of(entry))));
         entries.sort_by_key(|(net, ..)| *net);
         entries
+    }
+}
+
+const fn scope_of(net: &IpNet) -> Scope {
+    match net {
+        IpNet::V4(v4) if v4.prefix_len() == 32 => Scope::Ip,
+        IpNet::V4(_) | IpNet::V6(_) => Scope::Cidr,
     }
 }
 

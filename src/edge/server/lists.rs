@@ -1,15 +1,17 @@
 //! What the server knows: the blocklist, who is exempt, the attack status of each tenant, and known pairs.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::KnownPairs;
-use crate::edge::{Desired, ENTRY_BYTES_MAX, Refusal, Taken, Tenants};
+use crate::edge::{Desired, ENTRY_BYTES_MAX, Expansion, Refusal, Standing, Taken, Tenants};
 use crate::engine::{KnownPair, day_of};
 use crate::event::wire::decode_output;
-use crate::event::{AttackStatus, BlocklistEntry, Exemption, Millis, Scope, split_key};
+use crate::event::{AttackStatus, BlocklistEntry, Exemption, Millis, Scope, Source, split_key};
 use crate::topology::exemptions::{Exemptions, is_tenant, prefix_of};
+use crate::topology::networks::Networks;
 
 /// Most tenants whose attack status is held.
 pub const STATUSES_MAX: usize = 10_000;
@@ -153,6 +155,29 @@ impl Lists {
         (self.tenant.is_some() || scope.is_address()).then_some((tenant, scope, value))
     }
 
+    /// Autonomous system and country of a source, by the files that this server was given.
+    #[must_use]
+    pub fn place_of(&self, source: Source) -> (Option<u32>, Option<&str>) {
+        self.desired.networks().map_or((None, None), |networks| networks.place_of(source))
+    }
+
+    /// Looks addresses up in these networks from now on, and brings what depends on them to `now`.
+    pub fn turn_to(&mut self, networks: &Arc<Networks>, now: Millis) {
+        self.desired.turn_to(networks);
+        self.desired.expand(now);
+    }
+
+    /// Every prefix of the autonomous systems and countries that are restricted at `now`.
+    pub(super) fn each_expanded(&self, now: Millis, mut each: impl FnMut(IpNet, &BlocklistEntry)) {
+        for (_, entry) in self.desired.entries() {
+            let Some(Expansion::Prefixes(names)) = self.desired.expansion(entry.scope, &entry.value) else { continue };
+            if self.desired.standing_shared(entry, now) == Standing::Enforced {
+                let nets = names.iter().filter_map(|name| net_of(name));
+                nets.for_each(|net| each(net, entry));
+            }
+        }
+    }
+
     /// The one tenant, when there is only one.
     #[must_use]
     pub fn tenant(&self) -> Option<&str> {
@@ -196,4 +221,9 @@ impl Lists {
     pub const fn records_refused(&self) -> u64 {
         self.records_refused
     }
+}
+
+/// An element of a list: an address, or a range.
+fn net_of(name: &str) -> Option<IpNet> {
+    prefix_of(Scope::Ip, name).or_else(|| prefix_of(Scope::Cidr, name))
 }

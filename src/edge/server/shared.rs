@@ -18,6 +18,7 @@ use super::stops::Stops;
 use super::{Answer, Asked, Keys, Lists, Question, Told, TrustedProxies, Verdict, check};
 use crate::edge::Standing;
 use crate::event::{AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, LoginEvent, Millis, Source};
+use crate::topology::networks::CurrentNetworks;
 use crate::window::HashKey;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -38,6 +39,8 @@ pub struct ServerOptions {
     pub stealth: bool,
     /// Whether what is denied is summed up, to be published.
     pub report_stops: bool,
+    /// Where addresses are looked up, as the files say it now.
+    pub networks: Arc<CurrentNetworks>,
     /// The clock of the process.
     pub clock: Box<dyn Fn() -> Millis + Send + Sync>,
 }
@@ -220,7 +223,11 @@ impl Server {
         if exemptions_end.is_some_and(|end| end <= now) {
             self.decide_all(now);
         }
-        self.lists_mut().forget(turn, now);
+        let networks = self.options.networks.get();
+        let mut lists = self.lists_mut();
+        lists.turn_to(&networks, now);
+        lists.forget(turn, now);
+        drop(lists);
         self.decisions_mut().advance(now);
     }
 
@@ -238,6 +245,7 @@ impl Server {
 
     /// Every topic was read to the end that it had at start: from here on questions are answered.
     pub fn caught_up(&self) {
+        self.lists_mut().turn_to(&self.options.networks.get(), self.now());
         self.is_ready.store(true, Ordering::Release);
     }
 

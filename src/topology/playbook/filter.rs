@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
 use crate::event::{Activity, Attempt, ChallengeResult, FailureReason, Method, Outcome, Source};
+use crate::topology::networks::{HOSTING, PROXY};
 
 /// Most words of one list.
 pub(super) const WORDS_MAX: usize = 1_000;
@@ -88,6 +89,11 @@ pub struct Where {
     pub account_exists: Option<bool>,
     /// Whether the credentials are known to be leaked, where the publisher says.
     pub credential_leaked: Option<bool>,
+    /// Whether the source is a machine for rent, by a list or file of networks, or the publisher's attribute `hosting`.
+    pub hosting: Option<bool>,
+    /// Whether somebody else may stand behind the source, by a list or file of networks, or the publisher's attribute
+    /// `proxy`.
+    pub proxy: Option<bool>,
     /// Fields that the attempt must have, or must lack.
     pub has: Vec<Field>,
     pub lacks: Vec<Field>,
@@ -193,6 +199,8 @@ impl Where {
         }
         parts.extend(self.account_exists.map(|is| if is { "existing accounts" } else { "names of nobody" }.to_owned()));
         parts.extend(self.credential_leaked.map(|is| format!("credential_leaked {is}")));
+        parts.extend(self.hosting.map(|is| if is { "from hosting" } else { "not from hosting" }.to_owned()));
+        parts.extend(self.proxy.map(|is| if is { "from proxies" } else { "not from proxies" }.to_owned()));
         parts.extend(self.has.iter().map(|field| format!("with {field:?}")));
         parts.extend(self.lacks.iter().map(|field| format!("without {field:?}")));
         parts.extend(self.not.iter().map(|not| format!("and not ({})", not.describe())));
@@ -252,7 +260,7 @@ impl Filter {
     }
 
     /// Whether each line holds; `None` where it says nothing.
-    fn lines(&self, a: &Attempt) -> [Option<bool>; 17] {
+    fn lines(&self, a: &Attempt) -> [Option<bool>; 19] {
         let of = &self.of;
         [
             one_of(&of.outcome, a.outcome),
@@ -262,6 +270,8 @@ impl Filter {
             one_of(&of.challenge, a.challenge),
             of.account_exists.map(|is| if is { a.account_exists == Some(true) } else { a.is_unknown_account() }),
             of.credential_leaked.map(|is| a.credential_leaked == Some(is)),
+            of.hosting.map(|is| is_said(a, HOSTING) == is),
+            of.proxy.map(|is| is_said(a, PROXY) == is),
             of.asn.as_ref().map(|all| a.asn.is_some_and(|asn| all.contains(&asn))),
             self.sources.as_ref().map(|all| is_within(all, a.source)),
             like(&of.country, a.country.as_deref()),
@@ -297,6 +307,11 @@ impl Field {
             Field::SessionId => a.session_id.is_some(),
         }
     }
+}
+
+/// Whether an attribute says so.
+fn is_said(a: &Attempt, name: &str) -> bool {
+    a.attributes.iter().any(|(held, value)| **held == *name && value.eq_ignore_ascii_case("true"))
 }
 
 fn one_of<T: PartialEq>(words: &Option<Vec<T>>, value: T) -> Option<bool> {

@@ -106,6 +106,7 @@ impl Record {
             timestamp: self.at,
             clock: self.at,
             tenant: None,
+            networks: None,
         }
     }
 }

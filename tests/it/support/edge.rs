@@ -17,6 +17,7 @@ use portcullis::engine::{KnownBy, day_of, pair_key};
 use portcullis::event::wire::{Encoder, Format, SchemaIds};
 use portcullis::event::{Action, AttackState, AttackStatus, BlocklistEntry, ChallengePolicy, Millis, Scope};
 use portcullis::topology::exemptions::Exemptions;
+use portcullis::topology::networks::CurrentNetworks;
 use portcullis::window::HashKey;
 use rdkafka::producer::BaseProducer;
 use serde_json::json;
@@ -39,6 +40,8 @@ struct Line {
 pub struct Edge {
     pub address: SocketAddr,
     pub clock: Arc<AtomicI64>,
+    /// Where it looks addresses up.
+    pub networks: Arc<CurrentNetworks>,
     shown: Arc<dyn Shown>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<(), String>>>,
@@ -59,12 +62,15 @@ impl Edge {
         let keys = Keys::parse(&format!("tests: {KEY}"), Rate { per_second: args.account_rate }).unwrap();
         let (clock, stop) = (Arc::new(AtomicI64::new(now)), Arc::new(AtomicBool::new(false)));
         let (thread_clock, thread_stop, connection) = (Arc::clone(&clock), Arc::clone(&stop), connection.clone());
+        let networks: Arc<CurrentNetworks> = Arc::default();
+        let thread_networks = Arc::clone(&networks);
         let (tell, told) = mpsc::channel::<(SocketAddr, Arc<dyn Shown>)>();
         let thread = std::thread::spawn(move || {
             let context = EdgeContext {
                 connection: &connection,
                 exemptions: Exemptions::default(),
                 hash_key: HashKey::new(HASH_KEY),
+                networks: thread_networks,
                 clock: Arc::new(move || thread_clock.load(Ordering::Relaxed)),
                 stop: thread_stop,
             };
@@ -81,7 +87,7 @@ impl Edge {
             }
         });
         let (address, shown) = told.recv_timeout(DEADLINE).unwrap();
-        Edge { address, clock, shown, stop, thread: Some(thread) }
+        Edge { address, clock, networks, shown, stop, thread: Some(thread) }
     }
 
     #[track_caller]

@@ -14,6 +14,7 @@ pub mod job;
 pub mod kafka;
 pub mod kept;
 pub mod keycloak;
+pub mod mmdb;
 pub mod model_rig;
 pub mod nginx;
 pub mod notify;

@@ -152,6 +152,7 @@ fn replay_intake(world: &World, partition: i32, input: &[Incoming], expected: &m
             timestamp: record.timestamp,
             clock: record.timestamp,
             tenant: None,
+            networks: None,
         };
         let mut effects = Effects::default();
         task.step(Input::Raw(raw), &mut effects);

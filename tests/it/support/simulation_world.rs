@@ -438,6 +438,7 @@ impl World {
                 schemas: Arc::new(Bundled),
                 clock: Arc::new(self.cluster.clone()),
                 progress: Arc::clone(&worker.progress),
+                networks: Arc::default(),
                 options: StageOptions {
                     application_id: "test".to_owned(),
                     commit_interval: Duration::from_millis(100),

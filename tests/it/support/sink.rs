@@ -8,11 +8,12 @@ use std::thread::JoinHandle;
 use apache_avro::Schema;
 use apache_avro::writer::datum::GenericDatumWriter;
 use portcullis::app::receipts::ReceiptOptions;
-use portcullis::app::sink::{EdgeArgs, SinkArgs, SinkContext, SinkStatus, Watched, run};
+use portcullis::app::sink::{EdgeArgs, SinkContext, SinkStatus, Watched, run};
 use portcullis::app::{Connection, Ending};
 use portcullis::event::wire::{Encoder, Format, SchemaIds};
 use portcullis::event::{Action, BlocklistEntry, Exemption, Millis, Scope};
 use portcullis::topology::exemptions::Exemptions;
+use portcullis::topology::networks::CurrentNetworks;
 use rdkafka::producer::BaseProducer;
 
 use super::records::{DEADLINE, flush, producer, send};
@@ -121,6 +122,8 @@ impl<'a> Publisher<'a> {
 pub struct Running {
     clock: Arc<AtomicI64>,
     stop: Arc<AtomicBool>,
+    /// Where it looks autonomous systems and countries up.
+    pub networks: Arc<CurrentNetworks>,
     pub watched: Arc<Watched>,
     thread: Option<JoinHandle<Result<String, String>>>,
 }
@@ -146,6 +149,8 @@ impl Running {
     ) -> Self {
         let (stop, watched) = (Arc::new(AtomicBool::new(false)), Arc::new(Watched::default()));
         let (thread_stop, thread_watched) = (Arc::clone(&stop), Arc::clone(&watched));
+        let networks: Arc<CurrentNetworks> = Arc::default();
+        let thread_networks = Arc::clone(&networks);
         let connection = connection.clone();
         let thread = std::thread::spawn(move || {
             let context = SinkContext {
@@ -155,15 +160,16 @@ impl Running {
                 stop: &thread_stop,
                 watched: &thread_watched,
                 receipts: ReceiptOptions { format: Format::Avro, registry: None },
+                networks: thread_networks,
             };
             let mut out = Vec::new();
-            match run(&SinkArgs { edge, listen: None }, context, &mut out) {
+            match run(&edge, context, &mut out) {
                 Ok(Ending::Well) => Ok(String::from_utf8(out).unwrap()),
                 Ok(Ending::Different) => Err("different".to_owned()),
                 Err(e) => Err(format!("{e:#}")),
             }
         });
-        Running { clock, stop, watched, thread: Some(thread) }
+        Running { clock, stop, networks, watched, thread: Some(thread) }
     }
 
     pub fn now(&self) -> Millis {

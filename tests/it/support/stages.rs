@@ -151,6 +151,7 @@ impl Installation {
                 schemas: Arc::new(Bundled),
                 clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
                 progress: Arc::clone(&self.progress),
+                networks: Arc::default(),
                 options: StageOptions {
                     application_id: "test".to_owned(),
                     commit_interval: Duration::from_millis(100),
