@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
@@ -15,7 +15,9 @@ use openssl::x509::X509;
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
+use crate::app::clock::ProcessClock;
 use crate::edge::server::VerifiedClient;
+use crate::log::Clock as _;
 
 /// How long a client may take to agree on keys.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
@@ -45,7 +47,9 @@ impl TlsArgs {
         let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) else { return Ok(None) };
         let files = Files { cert: cert.clone(), key: key.clone(), client_ca: self.tls_client_ca.clone() };
         let (context, changed) = (files.context()?, files.changed());
-        Ok(Some(Tls { files, held: Mutex::new(Held { context, changed, looked_at: Instant::now() }) }))
+        let clock = ProcessClock::real();
+        let held = Mutex::new(Held { context, changed, looked_at: clock.elapsed() });
+        Ok(Some(Tls { files, held, clock }))
     }
 }
 
@@ -60,13 +64,15 @@ struct Files {
 pub struct Tls {
     files: Files,
     held: Mutex<Held>,
+    clock: ProcessClock,
 }
 
 struct Held {
     context: SslContext,
     /// When the files had last been changed as they were read.
     changed: Vec<Option<SystemTime>>,
-    looked_at: Instant,
+    /// By the clock.
+    looked_at: Duration,
 }
 
 impl fmt::Debug for Tls {
@@ -137,8 +143,9 @@ impl Tls {
     /// What is in use, after a look at the files now and then. What does not read leaves the last that did.
     fn context(&self) -> SslContext {
         let mut held = self.held();
-        if held.looked_at.elapsed() >= LOOK_EVERY {
-            held.looked_at = Instant::now();
+        let now = self.clock.elapsed();
+        if now.saturating_sub(held.looked_at) >= LOOK_EVERY {
+            held.looked_at = now;
             let changed = self.files.changed();
             if changed != held.changed {
                 match self.files.context() {
