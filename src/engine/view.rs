@@ -29,8 +29,6 @@ pub struct View {
     dirty: Vec<Key>,
     /// There is no store behind it: what it does not hold does not exist.
     is_whole: bool,
-    /// The changelog may hold rows that the store never got.
-    is_doubted: bool,
     unread: Cell<u64>,
 }
 
@@ -155,13 +153,8 @@ impl View {
         }
     }
 
-    /// From now on the changelog is taken to hold rows that the store does not: what came and went is removed as well.
-    pub fn doubt(&mut self) {
-        self.is_doubted = true;
-    }
-
     /// Changed rows in the order of their first change: key, and bytes or `None` for a removal. What came and went
-    /// since the last time is not among them, unless there is a doubt.
+    /// since the last time is not among them.
     pub fn drain_dirty(&mut self) -> Vec<(Key, Option<Vec<u8>>)> {
         let keys = std::mem::take(&mut self.dirty);
         let mut writes = Vec::with_capacity(keys.len());
@@ -174,7 +167,7 @@ impl View {
                     // The task holds it in its own form.
                     self.slots.remove(&key);
                 }
-                if bytes.is_some() || was_stored || self.is_doubted {
+                if bytes.is_some() || was_stored {
                     writes.push((key, bytes));
                 }
             }

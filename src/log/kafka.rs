@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +51,10 @@ pub struct KafkaLog {
     member: Member,
     producer: Option<Arc<BaseProducer<Deliveries>>>,
     committer: Committer,
+    /// A name that no other log has, in this process or any other.
+    life: String,
+    /// Commits that were asked for.
+    commits: u64,
     in_transaction: bool,
     /// A transactional call that took so long may have been sent twice.
     repeats_after: Duration,
@@ -116,12 +121,15 @@ impl KafkaLog {
     pub fn new(options: KafkaOptions, clock: Arc<dyn Clock>) -> Result<Self, Error> {
         let member = Member::join(&options)?;
         let committer = Committer::new(Arc::clone(&clock))?;
+        let life = format!("{:016x}", RandomState::new().hash_one(&options.member));
         let mut log = KafkaLog {
             options,
             clock,
             member,
             producer: None,
             committer,
+            life,
+            commits: 0,
             in_transaction: false,
             repeats_after: Duration::ZERO,
             fenced: 0,
@@ -249,6 +257,19 @@ impl KafkaLog {
         }
     }
 
+    /// What stands beside the offsets of the last commit, and beside those of no other.
+    fn sign(&self) -> String {
+        format!("{}-{}", self.life, self.commits)
+    }
+
+    fn committed_list(&self, parts: &[Part]) -> Result<TopicPartitionList, Error> {
+        let mut asked = TopicPartitionList::new();
+        for part in parts {
+            asked.add_partition(&part.topic, part.partition);
+        }
+        self.member.consumer.committed_offsets(asked, ASK_MAX).map_err(refused)
+    }
+
     fn give_up(&mut self, why: String) -> Result<Outcome, Error> {
         // An abort that fails leaves the producer in a state that cannot be repaired; a new one ends it as well.
         self.abort()?;
@@ -327,18 +348,16 @@ impl Log for KafkaLog {
     }
 
     fn committed(&mut self, parts: &[Part]) -> Result<Vec<Option<i64>>, Error> {
-        let mut asked = TopicPartitionList::new();
-        for part in parts {
-            asked.add_partition(&part.topic, part.partition);
-        }
-        let found = self.member.consumer.committed_offsets(asked, ASK_MAX).map_err(refused)?;
-        let offset = |part: &Part| match found.find_partition(&part.topic, part.partition).map(|e| e.offset()) {
-            Some(Offset::Offset(offset)) => Some(offset),
-            Some(Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_)) | None => {
-                None
-            }
+        let found = self.committed_list(parts)?;
+        Ok(parts.iter().map(|part| offset_in(Some(&found), part)).collect())
+    }
+
+    fn written(&mut self, parts: &[Part]) -> Result<Vec<(Option<i64>, bool)>, Error> {
+        let (found, sign) = (self.committed_list(parts)?, self.sign());
+        let is_ours = |part: &Part| {
+            found.find_partition(&part.topic, part.partition).is_some_and(|element| element.metadata() == sign)
         };
-        Ok(parts.iter().map(offset).collect())
+        Ok(parts.iter().map(|part| (offset_in(Some(&found), part), is_ours(part))).collect())
     }
 
     fn send(&mut self, record: Outgoing) -> Result<(), Error> {
@@ -379,7 +398,12 @@ impl Log for KafkaLog {
 
     fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<(), Error> {
         self.begin()?;
+        self.commits += 1;
+        let sign = self.sign();
         let offsets = list(offsets).map_err(refused)?;
+        for mut element in offsets.elements() {
+            element.set_metadata(&sign);
+        }
         let Some(producer) = self.producer.clone() else { return Err(no_producer()) };
         let repeats_after = self.options.may_abort.then_some(self.repeats_after);
         self.committer.begin(Job { producer, name: self.member.name(), offsets, repeats_after })

@@ -24,7 +24,9 @@ pub struct MemoryBroker(Arc<Mutex<Inner>>);
 #[derive(Debug, Default)]
 struct Inner {
     topics: BTreeMap<Arc<str>, Vec<Vec<Incoming>>>,
-    committed: BTreeMap<Part, i64>,
+    /// With the commit that wrote it.
+    committed: BTreeMap<Part, (i64, u64)>,
+    commits: u64,
     faults: VecDeque<Fault>,
     now: Millis,
 }
@@ -98,6 +100,8 @@ pub struct MemoryLog {
     pending: Vec<Outgoing>,
     /// How the commit ended of which nobody asked yet.
     ended: Option<Outcome>,
+    /// The last commit that was asked for.
+    last: u64,
     /// Changelogs being read: next offset, and where each is done.
     restoring: BTreeMap<Part, (i64, i64)>,
     turn: usize,
@@ -126,6 +130,7 @@ impl MemoryLog {
             positions: BTreeMap::new(),
             pending: Vec::new(),
             ended: None,
+            last: 0,
             restoring: BTreeMap::new(),
             turn: 0,
         }
@@ -167,7 +172,18 @@ impl Log for MemoryLog {
     }
 
     fn committed(&mut self, parts: &[Part]) -> Result<Vec<Option<i64>>, Error> {
-        Ok(self.broker.with(|inner| parts.iter().map(|part| inner.committed.get(part).copied()).collect()))
+        Ok(self.written(parts)?.into_iter().map(|(offset, _)| offset).collect())
+    }
+
+    fn written(&mut self, parts: &[Part]) -> Result<Vec<(Option<i64>, bool)>, Error> {
+        let last = self.last;
+        Ok(self.broker.with(|inner| {
+            let of = |part: &Part| inner.committed.get(part).copied();
+            parts
+                .iter()
+                .map(|part| (of(part).map(|(offset, _)| offset), of(part).is_some_and(|(_, by)| by == last)))
+                .collect()
+        }))
     }
 
     fn send(&mut self, record: Outgoing) -> Result<(), Error> {
@@ -179,10 +195,13 @@ impl Log for MemoryLog {
         let pending = std::mem::take(&mut self.pending);
         let outcome = self.broker.with(|inner| {
             let fault = inner.faults.pop_front();
+            inner.commits += 1;
+            self.last = inner.commits;
             if matches!(fault, None | Some(Fault::UnknownCommitted)) {
                 let now = inner.now;
                 pending.into_iter().for_each(|record| inner.append(record, now));
-                inner.committed.extend(offsets.iter().cloned());
+                let by = inner.commits;
+                inner.committed.extend(offsets.iter().map(|(part, offset)| (part.clone(), (*offset, by))));
             }
             let ends = inner.topics.iter().flat_map(|(topic, parts)| {
                 let end = |(p, records): (usize, &Vec<Incoming>)| {

@@ -102,7 +102,7 @@ pub enum Outcome {
     Committed(Vec<(Part, i64)>),
     /// Nothing of it is visible; the transaction is over.
     Aborted(String),
-    /// It may have happened. Only the committed offsets tell, once [`Log::recreate`] has ended every doubt.
+    /// It may have happened. [`Log::written`] tells, once [`Log::recreate`] has ended every doubt.
     Unknown(String),
 }
 
@@ -180,6 +180,13 @@ pub trait Log: Send {
     /// # Errors
     /// The coordinator does not answer in time.
     fn committed(&mut self, parts: &[Part]) -> Result<Vec<Option<i64>>, Error>;
+
+    /// The same, and of each whether the last commit that was asked of this log is what wrote it. The offset alone does not
+    /// tell: a new owner may have come to the same one.
+    ///
+    /// # Errors
+    /// The coordinator does not answer in time.
+    fn written(&mut self, parts: &[Part]) -> Result<Vec<(Option<i64>, bool)>, Error>;
 
     /// Puts a record into the open transaction; opens one when none is.
     ///

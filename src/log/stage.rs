@@ -693,35 +693,18 @@ impl<L: Log> StageLoop<L> {
     /// tell whether the transaction happened.
     fn decide(&mut self, doubted: UnderWay) -> Result<(), Error> {
         self.log.recreate()?;
-        let UnderWay { offsets, saved, .. } = &doubted;
-        let parts: Vec<Part> = offsets.iter().map(|(part, _)| part.clone()).collect();
-        let found = self.log.committed(&parts)?;
+        let parts: Vec<Part> = doubted.offsets.iter().map(|(part, _)| part.clone()).collect();
+        let found = self.log.written(&parts)?;
+        // A transaction writes all of its offsets or none; some may have been written anew by a new owner since.
+        let happened = found.iter().any(|(_, is_ours)| *is_ours);
         let before = |part: &Part| self.tasks.get(part).map(|running| running.committed);
-        // Offsets that were not to move say nothing.
-        let told: Vec<(&Part, i64, Option<i64>)> = offsets
-            .iter()
-            .zip(&found)
-            .filter(|((part, ours), _)| before(part) != Some(*ours))
-            .map(|((part, ours), found)| (part, *ours, *found))
-            .collect();
         // No commit at all is as it was before the first one.
         let stands = |part: &Part, found: Option<i64>| found.is_none() || found == before(part);
-        // A transaction moves all of its offsets or none; some may have been moved further by a new owner since.
-        let happened = told.iter().any(|(_, ours, found)| *found == Some(*ours))
-            && !told.iter().any(|(part, _, found)| stands(part, *found));
-        let gone: Vec<Part> = offsets
-            .iter()
-            .zip(&found)
-            .filter(|((part, ours), found)| !(stands(part, **found) || happened && **found == Some(*ours)))
-            .map(|((part, _), _)| part.clone())
-            .collect();
-        if told.is_empty() {
-            // A commit of ticks and checkpoints alone counts as one that did not happen; should it have, the next
-            // checkpoint says the same once more.
-            for (_, running) in self.tasks.iter_mut().filter(|(part, _)| saved.contains_key(*part)) {
-                running.doubt();
-            }
-        }
+        let is_gone = |part: &Part, (found, is_ours): (Option<i64>, bool)| {
+            if happened { !is_ours } else { !stands(part, found) }
+        };
+        let gone: Vec<Part> =
+            parts.into_iter().zip(found).filter(|(part, found)| is_gone(part, *found)).map(|(part, _)| part).collect();
         if happened {
             // Where the changelog ended is not known; restoring a little more than needed changes nothing.
             self.apply(doubted, &[])?;

@@ -90,8 +90,6 @@ pub(super) struct Running {
     pub(super) touched: bool,
     /// Something happened since the last checkpoint.
     unsaved: bool,
-    /// A checkpoint was tried of which nobody knows whether the changelog has it. The next one covers the same rows.
-    doubtful: bool,
     /// Process time of the last tick (intake).
     pub(super) ticked_at: Millis,
     /// It ticked since the last checkpoint.
@@ -184,7 +182,6 @@ impl Running {
             committed: committed.unwrap_or(saved),
             touched: false,
             unsaved: false,
-            doubtful: false,
             ticked_at: Millis::MIN,
             has_ticked: false,
             steps_id,
@@ -206,7 +203,6 @@ impl Running {
             committed: next,
             touched: false,
             unsaved: false,
-            doubtful: false,
             ticked_at: Millis::MIN,
             has_ticked: false,
             steps_id: 0,
@@ -239,19 +235,11 @@ impl Running {
             None => (Vec::new(), self.committed),
         };
         self.task = self.task.reopened(rows);
-        if self.doubtful {
-            self.task.view_mut().doubt();
-        }
         self.next = saved.min(self.committed);
         self.touched = false;
         self.unsaved = false;
         self.has_ticked = false;
         Ok(())
-    }
-
-    /// A checkpoint of it was tried, and nobody knows whether it is in the changelog.
-    pub(super) fn doubt(&mut self) {
-        self.doubtful = true;
     }
 
     /// How much is still to be replayed: the next offset, and where it ends.
@@ -546,7 +534,6 @@ impl Running {
         let changelog_offset = end.unwrap_or(kept.meta.changelog_offset);
         kept.meta = Meta { changelog_offset, ..saved.meta.clone() };
         kept.rows.apply(&saved.writes, &kept.meta)?;
-        self.doubtful = false;
         self.is_changed = false;
         self.saved_at = now;
         Ok(())

@@ -130,6 +130,9 @@ fn what_a_forgotten_member_was_given_is_not_committed_under_its_new_name() {
     assert_eq!(parts.len(), 2);
     let offsets = |at: i64| parts.iter().map(|part| (part.clone(), at)).collect::<Vec<_>>();
     assert!(matches!(old.commit_now(&offsets(1)).unwrap(), Outcome::Committed(_)));
+    assert_eq!(old.written(&parts).unwrap(), [(Some(1), true); 2]);
+    assert!(matches!(old.commit_now(&offsets(1)[..1]).unwrap(), Outcome::Committed(_)));
+    assert_eq!(old.written(&parts).unwrap(), [(Some(1), true), (Some(1), false)], "the same offset, of another commit");
 
     // Another joins. While the old one's answer to that is under way, it is struck off.
     broker.proxy.arm(Api::JoinGroup, Hurt::Hold);
@@ -142,6 +145,8 @@ fn what_a_forgotten_member_was_given_is_not_committed_under_its_new_name() {
     let taken = assigned(&mut new);
     assert_eq!(taken.iter().collect::<BTreeSet<_>>(), parts.iter().collect::<BTreeSet<_>>());
     assert!(matches!(new.commit_now(&offsets(2)).unwrap(), Outcome::Committed(_)));
+    assert_eq!(new.written(&parts).unwrap(), [(Some(2), true); 2]);
+    assert_eq!(old.written(&parts).unwrap(), [(Some(2), false); 2], "somebody else's");
 
     // It joins under a new name, and does not know yet that anything was taken from it.
     broker.proxy.let_go();

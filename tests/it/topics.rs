@@ -131,5 +131,5 @@ fn acls_are_printed_without_a_cluster() {
     );
     let (_, text) = told(args(None, Output::Json), &connection);
     let all: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(all.as_array().unwrap().len(), 7 + 3 + 3 + 1 + 2 + 4 + 1, "{text}");
+    assert_eq!(all.as_array().unwrap().len(), 7 + 3 + 3 + 2 + 1 + 2 + 5 + 1, "{text}");
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::super::{Outgoing, Part};
 use super::client::ClientId;
 use super::cluster::Timeouts;
-use super::group::{Group, MemberId, MemberName};
+use super::group::{CommitName, Group, MemberId, MemberName};
 use super::network::{Answer, Passage, Refusal, Request, Weather};
 use super::partition::{Partition, ProducerId, partition_of};
 use super::transaction::{Added, Coordinator, ProducerName, State};
@@ -49,7 +49,7 @@ pub(super) struct Client {
 #[derive(Debug, Clone)]
 pub(super) enum Flight {
     EndTxn { by: ProducerName, commit: bool },
-    Offsets { by: ProducerName, group: String, member: MemberName, offsets: Vec<(Part, i64)> },
+    Offsets { by: ProducerName, group: String, member: MemberName, offsets: Vec<(Part, i64)>, commit: CommitName },
     Marker { producer: ProducerId, commit: bool, part: Part },
     GroupMarker { producer: ProducerId, commit: bool, group: String },
 }
@@ -245,10 +245,10 @@ impl Cluster {
                 Ok(false) => Ok(()),
                 Err(refusal) => Err(refusal),
             },
-            Flight::Offsets { by, group, member, offsets } => {
+            Flight::Offsets { by, group, member, offsets, commit } => {
                 let producer = self.coordinator.verify(&by, &Added::Group(&group));
                 let group = self.groups.entry(group).or_default();
-                producer.and_then(|producer| group.put(producer, member, &offsets))
+                producer.and_then(|producer| group.put(producer, member, &offsets, commit))
             }
             Flight::Marker { producer, commit, part } => {
                 let now = self.now;

@@ -34,6 +34,8 @@ pub struct ModelLog {
     transaction: Transaction,
     /// How the commit ended of which nobody asked yet.
     ended: Option<Outcome>,
+    /// Commits that were asked for.
+    commits: u64,
     /// Partitions being read, with the next offset of each.
     positions: BTreeMap<Part, i64>,
     /// The ends that were last heard of them.
@@ -85,6 +87,7 @@ impl ModelLog {
             producer,
             transaction: Transaction::default(),
             ended: None,
+            commits: 0,
             positions: BTreeMap::new(),
             heard: BTreeMap::new(),
             restoring: BTreeMap::new(),
@@ -96,6 +99,11 @@ impl ModelLog {
     #[must_use]
     pub const fn id(&self) -> ClientId {
         self.id
+    }
+
+    /// What is sent from now on belongs to another commit.
+    pub const fn begin_commit(&mut self) {
+        self.commits += 1;
     }
 
     /// Puts offsets into the transaction, as the member that it takes itself for. The request alone: what its answer
@@ -110,7 +118,8 @@ impl ModelLog {
             if let Err(refusal) = inner.add(&by, &Added::Group(&group)) {
                 return (Answer::Refused(refusal), false);
             }
-            let request = Flight::Offsets { by, group, member, offsets: offsets.to_vec() };
+            let request =
+                Flight::Offsets { by, group, member, offsets: offsets.to_vec(), commit: (self.id, self.commits) };
             inner.call(Request::TxnOffsetCommit, request)
         });
         self.transaction.has_offsets = true;
@@ -253,6 +262,15 @@ impl Log for ModelLog {
         })
     }
 
+    fn written(&mut self, parts: &[Part]) -> Result<Vec<(Option<i64>, bool)>, Error> {
+        let offsets = self.committed(parts)?;
+        let (group, last) = (self.options.group.clone(), (self.id, self.commits));
+        let is_ours = |part: &Part| {
+            self.cluster.with(|inner| inner.groups.get(&group).and_then(|group| group.written_by(part)) == Some(last))
+        };
+        Ok(offsets.into_iter().zip(parts.iter().map(is_ours)).collect())
+    }
+
     fn send(&mut self, record: Outgoing) -> Result<(), Error> {
         let by = self.producer.clone();
         let transaction = &mut self.transaction;
@@ -278,6 +296,7 @@ impl Log for ModelLog {
     }
 
     fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<(), Error> {
+        self.begin_commit();
         self.ended = Some(self.end_with(offsets)?);
         Ok(())
     }

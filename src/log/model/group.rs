@@ -11,11 +11,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::Part;
+use super::client::ClientId;
 use super::network::Refusal;
 use super::partition::ProducerId;
 use crate::event::Millis;
 
 pub(super) type MemberId = u64;
+/// A client, and which of its commits.
+pub(super) type CommitName = (ClientId, u64);
 
 #[derive(Debug)]
 pub(super) struct Member {
@@ -36,8 +39,10 @@ pub(super) struct Group {
     fenced: BTreeSet<MemberId>,
     pub(super) is_rebalancing: bool,
     offsets: BTreeMap<Part, i64>,
+    /// The commit that wrote each: what Kafka keeps as the metadata of an offset.
+    written_by: BTreeMap<Part, CommitName>,
     /// Offsets of transactions whose marker has not come.
-    pending: BTreeMap<ProducerId, BTreeMap<Part, i64>>,
+    pending: BTreeMap<ProducerId, BTreeMap<Part, (i64, CommitName)>>,
     members_so_far: MemberId,
 }
 
@@ -107,7 +112,13 @@ impl Group {
     }
 
     /// TxnOffsetCommit: the member must be of this generation. Whether it rebalances just now is not asked.
-    pub(super) fn put(&mut self, producer: ProducerId, by: MemberName, offsets: &[(Part, i64)]) -> Result<(), Refusal> {
+    pub(super) fn put(
+        &mut self,
+        producer: ProducerId,
+        by: MemberName,
+        offsets: &[(Part, i64)],
+        commit: CommitName,
+    ) -> Result<(), Refusal> {
         if self.is_fenced(by.member) {
             return Err(Refusal::FencedInstanceId);
         }
@@ -117,7 +128,8 @@ impl Group {
         if by.generation != self.generation {
             return Err(Refusal::IllegalGeneration);
         }
-        self.pending.entry(producer).or_default().extend(offsets.iter().cloned());
+        let pending = offsets.iter().map(|(part, offset)| (part.clone(), (*offset, commit)));
+        self.pending.entry(producer).or_default().extend(pending);
         Ok(())
     }
 
@@ -125,7 +137,10 @@ impl Group {
     pub(super) fn mark(&mut self, producer: ProducerId, committed: bool) {
         let offsets = self.pending.remove(&producer).unwrap_or_default();
         if committed {
-            self.offsets.extend(offsets);
+            for (part, (offset, commit)) in offsets {
+                self.offsets.insert(part.clone(), offset);
+                self.written_by.insert(part, commit);
+            }
         }
     }
 
@@ -136,6 +151,10 @@ impl Group {
 
     pub(super) fn committed(&self, part: &Part) -> Option<i64> {
         self.offsets.get(part).copied()
+    }
+
+    pub(super) fn written_by(&self, part: &Part) -> Option<CommitName> {
+        self.written_by.get(part).copied()
     }
 
     /// Every offset that was ever committed.

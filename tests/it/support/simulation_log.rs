@@ -65,6 +65,10 @@ impl Log for Meddled {
         self.around(&|| format!("committed {parts:?}"), |log| log.committed(parts))
     }
 
+    fn written(&mut self, parts: &[Part]) -> Result<Vec<(Option<i64>, bool)>, Error> {
+        self.around(&|| format!("written {parts:?}"), |log| log.written(parts))
+    }
+
     fn send(&mut self, record: Outgoing) -> Result<(), Error> {
         let place = (Arc::clone(&record.topic), record.partition, record.key.clone());
         self.around(&|| format!("send {place:?}"), |log| log.send(record))
@@ -179,6 +183,7 @@ impl Undefended {
 
 impl Log for Undefended {
     fn commit(&mut self, offsets: &[(Part, i64)]) -> Result<(), Error> {
+        self.0.begin_commit();
         self.1 = Some(self.end_with(offsets)?);
         Ok(())
     }
@@ -211,6 +216,10 @@ impl Log for Undefended {
 
     fn committed(&mut self, parts: &[Part]) -> Result<Vec<Option<i64>>, Error> {
         self.0.committed(parts)
+    }
+
+    fn written(&mut self, parts: &[Part]) -> Result<Vec<(Option<i64>, bool)>, Error> {
+        self.0.written(parts)
     }
 
     fn send(&mut self, record: Outgoing) -> Result<(), Error> {

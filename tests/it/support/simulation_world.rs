@@ -508,6 +508,8 @@ impl World {
         self.with(|inner| inner.is_calm = true);
         self.cluster.set_weather(Box::new(Calm));
         self.cluster.set_speed(0);
+        // Whoever has just begun has something to say at its first commit.
+        let mut was_at_rest = false;
         for round in 0..SETTLE_MAX {
             if self.has_failed() {
                 return;
@@ -515,8 +517,12 @@ impl World {
             self.cluster.pass(7);
             self.wake_and_start();
             (0..WORKERS).for_each(|n| self.turn(n));
-            if round % 32 == 31 && self.is_at_rest() {
-                return;
+            if round % 32 == 31 {
+                let is_at_rest = self.is_at_rest();
+                if is_at_rest && was_at_rest {
+                    return;
+                }
+                was_at_rest = is_at_rest;
             }
         }
         let unfinished = self.cluster.unfinished();
