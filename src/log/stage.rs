@@ -689,8 +689,8 @@ impl<L: Log> StageLoop<L> {
         self.log.seek(&back)
     }
 
-    /// Ends the doubt: a new producer of the same id closes what the old one left open, then the committed offsets
-    /// tell whether the transaction happened.
+    /// Ends the doubt: a new producer of the same id closes what the old one left open, then the signs beside the committed
+    /// offsets tell whether the transaction happened.
     fn decide(&mut self, doubted: UnderWay) -> Result<(), Error> {
         self.log.recreate()?;
         let parts: Vec<Part> = doubted.offsets.iter().map(|(part, _)| part.clone()).collect();
