@@ -34,7 +34,7 @@ use super::opening::{Finished, Opening};
 use super::outbox::{Outbox, Wiring};
 use super::progress::{Progress, TaskProgress};
 use super::tasks::{Around, Checkpoint, Out, Role, Roles, Running, Stores, Voice, fresh_meta};
-use super::{Error, Incoming, Log, Outcome, Part, Place, Polled};
+use super::{Error, Incoming, Log, OUTCOME_LOOK, Outcome, Part, Place, Polled};
 use crate::engine::{Counts, Env};
 use crate::event::Millis;
 use crate::event::wire::WriterSchema;
@@ -85,8 +85,6 @@ const WAITING_BYTES_MAX: usize = 64 << 20;
 const WAITING_MAX: Duration = Duration::from_secs(2);
 /// Most bytes of outputs in one transaction.
 const OUT_BYTES_MAX: usize = 32 << 20;
-/// How long one look waits for the outcome of a commit that nothing can go on without.
-const OUTCOME_LOOK: Duration = Duration::from_millis(50);
 /// What part of the commit interval a loop waits that keeps up with its input.
 const QUICK_SHARE: u32 = 4;
 /// So many records left to read are no backlog, however few were read.

@@ -516,7 +516,8 @@ fn a_running_job_takes_up_another_file_and_keeps_the_old_one_when_the_new_one_is
     is_blocked("203.0.113.9");
     counted("portcullis_networks_reload_failures_total", 0);
     let age = installed.get("/metrics").1;
-    let age = age.lines().find(|line| line.starts_with("portcullis_networks_file_age_seconds{")).unwrap();
+    let age =
+        age.lines().find(|line| line.starts_with("portcullis_networks_file_age_seconds{file=\"asn.mmdb\"}")).unwrap();
     assert!(age.rsplit(' ').next().unwrap().parse::<f64>().unwrap() > 1_000.0, "{age}");
 
     fs::write(&mmdb, b"<html>").unwrap();
