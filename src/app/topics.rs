@@ -69,6 +69,7 @@ pub enum RoleArg {
     Run,
     Sink,
     Edge,
+    Notify,
     Publisher,
     Subscriber,
     Operator,
@@ -81,6 +82,7 @@ impl RoleArg {
             RoleArg::Run => Role::Run,
             RoleArg::Sink => Role::Sink,
             RoleArg::Edge => Role::Edge,
+            RoleArg::Notify => Role::Notify,
             RoleArg::Publisher => Role::Publisher,
             RoleArg::Subscriber => Role::Subscriber,
             RoleArg::Operator => Role::Operator,
@@ -215,5 +217,13 @@ mod tests {
             acls,
             Ok(TopicsCommand::Acls(AclsArgs { role: Some(RoleArg::Run), principal: Some(_), group: None, .. }))
         ));
+    }
+    #[test]
+    fn every_role_can_be_asked_for_by_its_name() {
+        let asked: Vec<Role> = RoleArg::value_variants().iter().map(|arg| arg.role()).collect();
+        assert_eq!(asked, Role::ALL);
+        for arg in RoleArg::value_variants() {
+            assert_eq!(arg.to_possible_value().unwrap().get_name(), arg.role().as_str());
+        }
     }
 }

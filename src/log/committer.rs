@@ -20,15 +20,11 @@ use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use rdkafka::util::Timeout;
 
 use super::client::{trace_error, trace_line};
+use super::kafka::{ASK_MAX, SEND_MAX};
 use super::member::Name;
 use super::metric::{Phase, phase};
 use super::stage::Clock;
 use super::{Error, ffi};
-
-/// How long the coordinator may take for the offsets.
-const ASK_MAX: Duration = Duration::from_secs(30);
-/// How long sending may be held up.
-const SEND_MAX: Duration = Duration::from_secs(60);
 
 /// What became of records handed to the producer.
 #[derive(Default)]

@@ -28,9 +28,9 @@ use super::stage::Clock;
 use super::{Error, Log, Outcome, Outgoing, Part, Polled, RestoreEach, Restored, check_start, ffi};
 
 /// How long the cluster may take to answer a question.
-const ASK_MAX: Duration = Duration::from_secs(30);
+pub(super) const ASK_MAX: Duration = Duration::from_secs(30);
 /// How long sending may be held up by a full queue.
-const SEND_MAX: Duration = Duration::from_secs(60);
+pub(super) const SEND_MAX: Duration = Duration::from_secs(60);
 /// How long a restore may stand still. Longer than a transaction can hang.
 const RESTORE_STILL_MAX: Duration = Duration::from_secs(60);
 /// How long restores are read at a time, while other tasks wait.
